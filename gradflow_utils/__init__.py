@@ -1,0 +1,63 @@
+"""gradflow_utils: the microscope of the gradflow course. Record, then plot.
+
+    import gradflow_utils as gf
+
+    net = gf.mlp([64, *[128] * 20, 10], activation="tanh", init="xavier")
+    with gf.record(net) as flow:
+        gf.train(net, gf.digits(), optimizer, steps=200)
+    gf.show(gf.plot_profiles(flow))
+
+Importing this costs little beyond torch: matplotlib, pandas, ipywidgets and scikit-learn are
+loaded by the first call that needs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from gradflow_utils.activations import ACTIVATIONS, Activation, activation
+from gradflow_utils.data import Digits, Split, digits
+from gradflow_utils.networks import INITIALISATIONS, MLP, Residual, mlp
+from gradflow_utils.recording import FlowRecord, record
+from gradflow_utils.training import accuracy, progress_bar, train
+
+# Public names whose modules need matplotlib or ipywidgets: imported when first used (PEP 562).
+_LAZY = {
+    "explore": "explorers",
+    "snapshots": "explorers",
+    "plot_activations": "plots",
+    "plot_profiles": "plots",
+    "plot_timeline": "plots",
+    "guess": "page",
+    "show": "page",
+    "STYLE": "plots",
+}
+
+__all__ = [
+    "ACTIVATIONS",
+    "Activation",
+    "Digits",
+    "FlowRecord",
+    "INITIALISATIONS",
+    "MLP",
+    "Residual",
+    "Split",
+    "accuracy",
+    "activation",
+    "digits",
+    "mlp",
+    "progress_bar",
+    "record",
+    "train",
+    *_LAZY,
+]
+
+
+def __getattr__(name: str):
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,126 @@
+"""The training loop of the course, and the accuracy it is judged by."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gradflow_utils.data import Digits, Split
+
+Item = TypeVar("Item")
+
+
+def train(
+    model: nn.Module,
+    data: Digits | Split | tuple[Tensor, Tensor],
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    *,
+    batch_size: int = 64,
+    loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    seed: int = 0,
+    progress: bool = True,
+) -> Tensor:
+    """Train `model` on shuffled mini-batches and return the loss of each step.
+
+    Args:
+        model: maps inputs [rows, ...] to what `loss_fn` takes. It is put into training mode.
+        data: `digits()`, of which it takes the training split, or a pair (x, y) of equal length.
+        optimizer: holds the parameters of `model`.
+        steps: how many batches to take; the data are shuffled anew whenever they are used up.
+        batch_size: rows per step.
+        loss_fn: (output, labels) -> scalar loss.
+        seed: seeds the order of the batches and nothing else.
+        progress: show a progress bar.
+
+    Returns:
+        A tensor [steps].
+
+    Raises:
+        ValueError: the model has no parameters or does not take the batch, the optimizer belongs
+            to another model, x and y differ in length, or the loss is no scalar. The message says
+            what came and what was expected.
+    """
+    check_has_parameters(model)
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if not any(id(parameter) in held and parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("optimizer: it holds no trainable parameter of this model; make a new optimizer after each new model")
+    x, y = data.train if isinstance(data, Digits) else data
+    if len(x) != len(y) or len(x) == 0:
+        raise ValueError(f"data: got {len(x)} inputs and {len(y)} labels, expected equal numbers, at least 1")
+    if steps < 1 or batch_size < 1:
+        raise ValueError(f"steps, batch_size: got {steps} and {batch_size}, expected at least 1 each")
+
+    order = torch.Generator().manual_seed(seed)
+    queue = torch.empty(0, dtype=torch.int64)
+    losses = []
+    model.train()
+    for _ in progress_bar(range(steps), "training", show=progress):
+        if len(queue) == 0:
+            queue = torch.randperm(len(x), generator=order)
+        rows, queue = queue[:batch_size], queue[batch_size:]
+        loss = _loss(model, x[rows], y[rows], loss_fn)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses)
+
+
+def accuracy(model: nn.Module, split: Split | tuple[Tensor, Tensor]) -> float:
+    """The share of rows that `model`, in evaluation mode, gives the right label (0 to 1).
+
+    Args:
+        model: maps inputs [rows, ...] to scores [rows, classes]. It is left in the mode it was in.
+        split: inputs and labels [rows], such as `digits().test`.
+    """
+    if isinstance(split, Digits):
+        raise ValueError("split: got all of the digits, expected one split, such as data.validation or data.test")
+    x, y = split
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            return (model(x).argmax(dim=1) == y).float().mean().item()
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+def progress_bar(items: Sequence[Item], label: str, *, show: bool = True) -> Iterable[Item]:
+    """Iterate over `items` and draw a bar with the time left, as plain text on stdout.
+
+    Plain text works in every notebook program, and its last line holds no timing: a stored
+    notebook can be compared with a new run.
+    """
+    from tqdm import tqdm
+
+    form = "{desc}: {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt}, {remaining} left"
+    return tqdm(items, desc=label, file=sys.stdout, ncols=80, bar_format=form, disable=not show)
+
+
+def check_has_parameters(model: nn.Module) -> None:
+    """Raise ValueError unless `model` has at least one parameter."""
+    if next(model.parameters(), None) is None:
+        raise ValueError(f"model: {type(model).__name__} has no parameters, so it has no gradients; pass the whole network")
+
+
+def _loss(model: nn.Module, x: Tensor, y: Tensor, loss_fn: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    try:
+        output = model(x)
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        name, first = next(model.named_parameters())
+        raise ValueError(
+            f"data: the model cannot take a batch of shape {tuple(x.shape)} and type {x.dtype}; "
+            f"its first parameter, {name}, has shape {tuple(first.shape)} and type {first.dtype}. torch says: {error}"
+        ) from error
+    loss = loss_fn(output, y)
+    if not isinstance(loss, Tensor) or loss.ndim != 0:
+        came = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(f"loss_fn: returned {came}, expected a scalar tensor; take the mean over the batch")
+    return loss
