@@ -44,20 +44,29 @@ def describe(ax: Axes, text: str) -> None:
     ax.alternative_text = text
 
 
-def guess(value: object) -> float:
+def guess(value: object, smallest: float = -math.inf, largest: float = math.inf) -> float:
     """Read the guess that the reader wrote in a "predict first" cell; never raises.
 
+    Args:
+        value: what the reader wrote.
+        smallest, largest: the range in which a guess makes sense.
+
     Returns:
-        The guess as a float. NaN, which plots draw as nothing, if there is none yet.
+        The guess as a float. NaN, which plots draw as nothing, if there is none or it makes no
+        sense; then a line says so.
     """
     if value is None:
         print("No guess yet. Write one into the cell above: a wrong guess teaches more than none.")
         return math.nan
     try:
-        return float(value)
+        number = float(value)
     except Exception:
         print(f"Could not read {value!r} as a number. Write it like 0.25 or 1e-3.")
         return math.nan
+    if not smallest <= number <= largest:
+        print(f"Your guess is {number:g}. Write a number between {smallest:g} and {largest:g}.")
+        return math.nan
+    return number
 
 
 def png(figure: Figure) -> bytes:

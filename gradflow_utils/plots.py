@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -206,7 +207,7 @@ def _stack(runs: Runs, quantity: str, step: int) -> np.ndarray:
 
 
 def _trend(profile: np.ndarray) -> str:
-    """In coarse words that do not change with the processor: how the first layer compares with the last."""
+    """How the first layer compares with the last, to a power of ten: hardly ever different on another processor."""
     first, last = (profile[0], profile[-1]) if len(profile) else (np.nan, np.nan)
     here, there = "layer 1", f"layer {len(profile)}"
     if not (0 < first < np.inf and 0 < last < np.inf):
@@ -214,8 +215,7 @@ def _trend(profile: np.ndarray) -> str:
     size = max(first / last, last / first)
     if size < 10:
         return f"{here} and {there} agree within a factor of 10"
-    extent = "10 to 1000 times" if size < 1e3 else "more than 1000 times"
-    return f"{here} is {extent} {'larger' if first > last else 'smaller'} than {there}"
+    return f"{here} is about 10^{math.log10(size):.0f} times {'larger' if first > last else 'smaller'} than {there}"
 
 
 def _ends(profile: np.ndarray) -> str:

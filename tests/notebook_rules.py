@@ -25,6 +25,7 @@ CARD_ROWS = ("Symptom", "Measurement", "Threshold", "Cause", "Cure", "How to con
 LARGEST_NOTEBOOK = 1_500_000  # bytes
 LARGEST_FIGURE = 60_000  # bytes of PNG
 UNCOMPARED_CELLS = 2  # explorers and live progress
+LONGEST_LINE = 105  # of code; more does not fit on the page of a laptop
 
 SETUP = """\
 import importlib.util, sys
@@ -89,7 +90,7 @@ def objectives(notebook: NotebookNode) -> Iterator[str]:
 def prediction(notebook: NotebookNode) -> Iterator[str]:
     sources = [cell.source for cell in code_cells(notebook)]
     asked = [index for index, source in enumerate(sources) if re.search(r"(?m)^my_\w+ = None\b", source)]
-    used = [index for index, source in enumerate(sources) if re.search(r"gf\.guess\(my_\w+\)", source) and "gf.show" in source]
+    used = [index for index, source in enumerate(sources) if re.search(r"gf\.guess\(my_\w+", source) and "gf.show" in source]
     if not asked or not used or used[0] < asked[0]:
         yield "a cell must hold 'my_guess = None', and a later one must show it in a figure through gf.guess(my_guess)"
 
@@ -214,6 +215,13 @@ def metadata(notebook: NotebookNode) -> Iterator[str]:
             yield f"cell {number} has the metadata {sorted(cell.metadata)}; run `python course.py store`"
 
 
+def code_lines(notebook: NotebookNode) -> Iterator[str]:
+    for number, cell in enumerate(notebook.cells):
+        for line in cell.source.splitlines() if cell.cell_type == "code" else ():
+            if len(line) > LONGEST_LINE:
+                yield f"cell {number} has a line of {len(line)} characters, more than {LONGEST_LINE}"
+
+
 def claims(notebook: NotebookNode) -> Iterator[str]:
     if len(re.findall(r"(?m)^\s*assert ", "\n".join(cell.source for cell in code_cells(notebook)))) < 5:
         yield "fewer than 5 asserts: a notebook of this course proves what it says"
@@ -222,7 +230,7 @@ def claims(notebook: NotebookNode) -> Iterator[str]:
 def complaints(notebook: NotebookNode, name: str, repository: str) -> list[str]:
     """All complaints about one notebook of the course, for example `name` "01_sigmoid_and_tanh"."""
     rules = (sections, objectives, prediction, smallest_case, explorer, misconception, checkpoint)
-    rules += (diagnosis_card, summary, pictures, stored_outputs, metadata, claims)
+    rules += (diagnosis_card, summary, pictures, stored_outputs, metadata, code_lines, claims)
     found = [*badge_line(notebook, name, repository), *setup_cell(notebook, repository)]
     for rule in rules:
         found += rule(notebook)

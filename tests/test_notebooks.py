@@ -82,7 +82,7 @@ BREAKAGES = {
     "no headline question": replace_everywhere(r"\*\*The question:\*\*", "The question:"),
     "no verbs": replace_everywhere(r"\*\*(derive|predict|measure|diagnose)\*\*", "understand"),
     "no prediction": replace_everywhere("my_guess = None", "pass"),
-    "prediction not shown": replace_everywhere(r"gf\.guess\(my_guess\)", "None"),
+    "prediction not shown": replace_everywhere(r"gf\.guess\(my_guess", "print(my_guess"),
     "no push": replace_everywhere("by_push", "by_what"),
     "no explorer": replace_everywhere(r"gf\.explore\(", "print("),
     "no static figure": replace_everywhere(r"gf\.snapshots\(", "print("),
@@ -114,6 +114,7 @@ BREAKAGES = {
     "widget state": on_notebook_metadata(widgets={}),
     "version of Python": lambda notebook: notebook.metadata.language_info.update(version="3.11"),
     "no cell ids": lambda notebook: notebook.cells[0].pop("id"),
+    "a line that nobody sees the end of": replace_everywhere("(?m)^import math$", "import math  # " + 100 * "x"),
     "no asserts": replace_everywhere(r"(?m)^(\s*)assert ", r"\1print, "),
 }
 

@@ -155,6 +155,13 @@ def test_guess_is_read_as_a_number_in_silence(capsys, value, number):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("value", [97, -3, math.inf, math.nan])
+def test_guess_that_makes_no_sense_is_nan_and_the_range(capsys, value):
+    assert math.isnan(gf.guess(value, 0, 1))
+    assert "Write a number between 0 and 1." in capsys.readouterr().out
+    assert gf.guess(1, 0, 1) == 1.0 and gf.guess(0, 0, 1) == 0.0
+
+
 def test_no_guess_yet_is_nan_and_an_invitation(capsys):
     assert math.isnan(gf.guess(None))
     assert "No guess yet" in capsys.readouterr().out

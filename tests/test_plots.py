@@ -150,12 +150,12 @@ def test_what_a_logarithmic_scale_cannot_show_is_a_gap():
 @pytest.mark.parametrize(
     ("ratio", "words"),
     [
-        (1e-5, "layer 1 is more than 1000 times smaller than layer 2"),
-        (1 / 50, "layer 1 is 10 to 1000 times smaller than layer 2"),
+        (1e-5, "layer 1 is about 10^5 times smaller than layer 2"),
+        (1 / 50, "layer 1 is about 10^2 times smaller than layer 2"),
         (0.5, "layer 1 and layer 2 agree within a factor of 10"),
         (2.0, "layer 1 and layer 2 agree within a factor of 10"),
-        (50.0, "layer 1 is 10 to 1000 times larger than layer 2"),
-        (1e5, "layer 1 is more than 1000 times larger than layer 2"),
+        (50.0, "layer 1 is about 10^2 times larger than layer 2"),
+        (1e5, "layer 1 is about 10^5 times larger than layer 2"),
         (0.0, "no value to compare at layer 1 or layer 2"),
     ],
 )
