@@ -147,8 +147,7 @@ def plot_timeline(flow: FlowRecord, quantity: str = "grad_norm", ax: Axes | None
         quantity: a quantity of `FlowRecord`; of parameters, the weight matrices are drawn.
         ax: axes to draw into; new ones by default.
     """
-    if len(flow) == 0:
-        raise ValueError("flow: the record holds no step; run the model inside the record block")
+    _check_not_empty(flow)
     values = _columns(flow, quantity).T.numpy()
     ax = _new_axes(1, height=4.0)[0] if ax is None else ax
     label = LABELS[quantity].replace("\n", " ")
@@ -185,6 +184,11 @@ def _new_axes(rows: int, height: float) -> np.ndarray:
         return plt.subplots(rows, sharex=True, figsize=(STYLE["figure.figsize"][0], height), squeeze=False)[1][:, 0]
 
 
+def _check_not_empty(flow: FlowRecord) -> None:
+    if len(flow) == 0:
+        raise ValueError("flow: the record holds no step; run the model inside the record block, in training mode")
+
+
 def _columns(flow: FlowRecord, quantity: str) -> torch.Tensor:
     """[steps, layers] for a layer quantity, [steps, weight matrices] for a parameter quantity."""
     values = flow[quantity]
@@ -199,6 +203,7 @@ def _stack(runs: Runs, quantity: str, step: int) -> np.ndarray:
     if not runs:
         raise ValueError("flows: got an empty list, expected at least one record")
     for flow in runs:
+        _check_not_empty(flow)
         if not -len(flow) <= step < len(flow):
             raise ValueError(f"step: got {step}, but the record holds {len(flow)} steps")
         if flow.layers != runs[0].layers:

@@ -145,7 +145,7 @@ class _Recorder:
         self.calls: Counter[nn.Module] = Counter()  # in the forward pass under way
         self.row: dict[tuple[str, str], Tensor] | None = None  # of the step under way
         self.in_forward = False
-        modules = {module: name for name, module in model.named_modules()}
+        modules = {module: name or type(model).__name__ for name, module in model.named_modules()}
         self.layers = {module: name for module, name in modules.items() if _is_activation(module)}
         if not self.layers:
             self.layers = {module: name for module, name in modules.items() if not list(module.children())}

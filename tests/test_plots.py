@@ -286,3 +286,8 @@ def test_model_without_weight_matrices_can_be_plotted():
     with gf.record(net) as flow:
         net(torch.randn(20, 3, generator=torch.Generator().manual_seed(0))).pow(2).mean().backward()
     assert "no value to compare" in gf.plot_profiles(flow)[2].alternative_text
+
+
+def test_empty_record_is_refused_with_the_remedy():
+    with pytest.raises(ValueError, match="holds no step; run the model inside the record block, in training mode"):
+        gf.plot_profiles(gf.FlowRecord())

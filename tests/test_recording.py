@@ -195,7 +195,7 @@ def test_of_nested_outputs_the_first_floating_point_tensor_counts(wrap):
     net, x = Outputs(wrap), normal(20, 3)
     with gf.record(net) as flow:
         net(x)
-    assert flow.layers == [""]
+    assert flow.layers == ["Outputs"]
     assert_values(flow, "max", [x.max()])
 
 
@@ -662,3 +662,10 @@ def test_placeholders_do_not_hide_the_other_layers():
     with gf.record(net) as flow:
         net(torch.ones(20, 4)).sum().backward()
     assert flow.layers == ["2", "4"]
+
+
+def test_a_model_that_is_one_layer_is_named_after_its_class():
+    lstm = nn.LSTM(3, 4)
+    with gf.record(lstm) as flow:
+        lstm(torch.ones(5, 20, 3))[0].sum().backward()
+    assert flow.layers == ["LSTM"]
