@@ -2,6 +2,7 @@
 
     lab    [ARGUMENTS]           create the environment if needed, open notebook 00 in JupyterLab
     test   [ARGUMENTS]           create the environments if needed, pass every test (arguments go to pytest)
+    test --versions oldest       the same with the oldest supported versions, without comparing outputs; or: newest
     store  NOTEBOOK ...          execute notebooks in a fresh kernel and store their outputs
     stamp  [ADDRESS]             write the repository's address into README, badges and set-up cells
 """
@@ -54,6 +55,7 @@ def test(arguments: list[str]) -> int:
     python = environment(versions)
     if versions == "locked":
         colab_environment()
+        os.environ["GRADFLOW_COLAB"] = "required"  # then tests/test_colab.py must not skip itself
     else:  # other versions print other digits: run every cell, compare no output
         arguments = ["--nbval-lax", "--ignore=tests/test_colab.py", *arguments]
     os.chdir(ROOT)
@@ -72,7 +74,8 @@ def stamp(arguments: list[str]) -> int:
     if arguments:
         if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", arguments[0]):
             sys.exit(f"ADDRESS: got {arguments[0]!r}, expected the form https://github.com/OWNER/NAME")
-        write(settings, re.sub(r'(?m)^Repository = ".*"', f'Repository = "{arguments[0]}"', read(settings)))
+        address = arguments[0].removesuffix(".git")
+        write(settings, re.sub(r'(?m)^Repository = ".*"', f'Repository = "{address}"', read(settings)))
     name = re.search(r'(?m)^Repository = "https://github\.com/(.*)"', read(settings)).group(1)
     for path in [ROOT / "README.md", *sorted(ROOT.glob("[nes]*/[0-9]*.ipynb"))]:
         places = r"(colab\.research\.google\.com/github/|git\+https://github\.com/|clone https://github\.com/)[\w.-]+/[\w.-]+"
@@ -103,31 +106,31 @@ def ensure(folder: str, install: list[str], sources: list[Path]) -> str:
     """Create the virtual environment `folder` and pip-install into it, unless that was done from the same sources."""
     home = ROOT / folder
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    done = home / "installed-from.txt"
+    done = home / "installed-from.txt"  # line 1: this venv was completed at this place; line 2: what is installed in it
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-    state = f"{home}\n{digest}\n"
-    if python.exists() and done.exists() and done.read_text() == state:
+    state = read(done).split("\n") if done.exists() else []
+    if state == [str(home), digest]:
         return str(python)
 
-    print(f"Setting up {folder} (once; a few minutes, about 1.5 GB)", flush=True)
-    if not python.exists() or (done.exists() and not done.read_text().startswith(f"{home}\n")):  # moved: its scripts break
+    print(f"Setting up {folder} (once; a few minutes, about 1.6 GB)", flush=True)
+    if state[:1] != [str(home)]:  # not there, interrupted, or moved, which breaks its scripts
         shutil.rmtree(home, ignore_errors=True)
         if subprocess.call([supported_python(), "-m", "venv", str(home)]) != 0:
             sys.exit("Could not create a virtual environment. On Debian and Ubuntu: sudo apt install python3-venv")
-    done.unlink(missing_ok=True)
+    done.write_bytes(str(home).encode())
     call = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *install]
     if sys.platform == "linux" and not pip_has_sources(str(python)):
         call += ["--extra-index-url", TORCH_CPU_INDEX]
     if subprocess.call(call, cwd=ROOT) != 0:
         sys.exit(f"pip could not install into {folder}; its message is above. Mend that and run the same command again.")
-    done.write_text(state)
+    done.write_bytes(f"{home}\n{digest}".encode())
     return str(python)
 
 
 def pip_has_sources(python: str) -> bool:
     """Whether this machine's pip is configured with sources of its own: then they decide where torch comes from."""
     settings = subprocess.run([python, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
-    return re.search(r"index-url|find-links|no-index", settings) is not None
+    return re.search(r"(?<!extra-)index-url|find-links|no-index", settings) is not None
 
 
 def supported_python() -> str:
@@ -139,7 +142,10 @@ def supported_python() -> str:
         if found:
             return found
     here = ".".join(map(str, sys.version_info[:2]))
-    sys.exit(f"This is Python {here}; the course needs 3.{oldest[1]} to 3.{newest[1]}. Install one of them and run it again.")
+    sys.exit(
+        f"This is Python {here}; the course needs 3.{oldest[1]} to 3.{newest[1]}. Install one of them and run course.py "
+        f"with it: python3.{newest[1]} course.py lab, or on Windows py -3.{newest[1]} course.py lab"
+    )
 
 
 def run_in_place(call: list[str]) -> int:

@@ -26,7 +26,7 @@ def show(figure: Figure | Axes | Any, caption: str = "", alt: str | None = None)
     Args:
         figure: a matplotlib Figure, its Axes, or a list or array of Axes.
         caption: a sentence that says what to see.
-        alt: the alternative text; by default what the `plot_*` functions wrote (see `describe`).
+        alt: the alternative text; by default what the `plot_*` functions wrote.
 
     Raises:
         ValueError: there is no alternative text.

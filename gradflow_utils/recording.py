@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -103,7 +104,8 @@ def record(model: nn.Module) -> Iterator[FlowRecord]:
 
     Each forward pass of `model` in training mode with gradients enabled begins a step, and the
     gradients of the backward pass that follows belong to it. Layers are the activation modules
-    (`nn.Tanh`, `nn.ReLU`, ...); a model that has none is recorded at its modules without children.
+    (`nn.Tanh`, `nn.ReLU`, ...); a model that has fewer than half as many as weight matrices, because
+    it calls `F.relu` and the like, is recorded at its modules without children instead.
     A layer that runs twice in one forward pass gets one column per call: `act`, `act:1`.
 
     The hooks live exactly as long as the block. If an exception ends it, the step that was under
@@ -147,7 +149,8 @@ class _Recorder:
         self.in_forward = False
         modules = {module: name or type(model).__name__ for name, module in model.named_modules()}
         self.layers = {module: name for module, name in modules.items() if _is_activation(module)}
-        if not self.layers:
+        weighted = sum(any(one.ndim > 1 for one in module.parameters(recurse=False)) for module in modules)
+        if not self.layers or len(self.layers) < weighted / 2:  # F.relu and the like cannot be seen
             self.layers = {module: name for module, name in modules.items() if not list(module.children())}
         self.parameters = dict(model.named_parameters())
         self.flow.parameters = list(self.parameters)
@@ -212,7 +215,8 @@ class _Recorder:
 
 def _is_activation(module: nn.Module) -> bool:
     of_torch = type(module).__module__ == "torch.nn.modules.activation" and not list(module.children())
-    return of_torch or type(module) in _BY_MODULE
+    elementwise = not re.search(r"[Ss]oft(max|min)", type(module).__name__)
+    return of_torch and elementwise or type(module) in _BY_MODULE
 
 
 def _catalogue_entry(module: nn.Module) -> Activation | None:

@@ -82,6 +82,8 @@ def accuracy(model: nn.Module, split: Split | tuple[Tensor, Tensor]) -> float:
     if isinstance(split, Digits):
         raise ValueError("split: got all of the digits, expected one split, such as data.validation or data.test")
     x, y = split
+    if y.shape != (len(x),):
+        raise ValueError(f"split: got labels of shape {tuple(y.shape)}, expected ({len(x)},), one for each input; try y.flatten()")
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -105,9 +107,11 @@ def progress_bar(items: Sequence[Item], label: str, *, show: bool = True) -> Ite
 
 
 def check_has_parameters(model: nn.Module) -> None:
-    """Raise ValueError unless `model` has at least one parameter."""
+    """Raise ValueError unless `model` has parameters, and all of them have their shape."""
     if next(model.parameters(), None) is None:
         raise ValueError(f"model: {type(model).__name__} has no parameters, so it has no gradients; pass the whole network")
+    if any(isinstance(parameter, nn.parameter.UninitializedParameter) for parameter in model.parameters()):
+        raise ValueError("model: it has lazy layers whose shape is not known yet; run one batch through it first")
 
 
 def _loss(model: nn.Module, x: Tensor, y: Tensor, loss_fn: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

@@ -22,6 +22,7 @@ SECTIONS = (
     "Summary",
 )
 CARD_ROWS = ("Symptom", "Measurement", "Threshold", "Cause", "Cure", "How to confirm")
+LONGEST_RUN = {"00": 20, "01": 20, "03": 60, "06": 60, "07": 60, "08": 60, "09": 60, "10": 60, "11": 60, "12": 60}  # seconds
 LARGEST_NOTEBOOK = 1_500_000  # bytes
 LARGEST_FIGURE = 60_000  # bytes of PNG
 UNCOMPARED_CELLS = 2  # explorers and live progress
@@ -62,6 +63,13 @@ def badge_line(notebook: NotebookNode, name: str, repository: str) -> Iterator[s
     }.items():
         if not re.search(pattern, first):
             yield f"the badge line must state the {what} ({pattern!r})"
+
+
+def run_time(notebook: NotebookNode, name: str) -> Iterator[str]:
+    stated = re.search(r"Runs in (\d+) s", notebook.cells[0].source)
+    allowed = LONGEST_RUN.get(name[:2], 30)
+    if stated and int(stated.group(1)) > allowed:
+        yield f"runs in {stated.group(1)} s, more than {allowed} s"
 
 
 def setup_cell(notebook: NotebookNode, repository: str) -> Iterator[str]:
@@ -231,7 +239,7 @@ def complaints(notebook: NotebookNode, name: str, repository: str) -> list[str]:
     """All complaints about one notebook of the course, for example `name` "01_sigmoid_and_tanh"."""
     rules = (sections, objectives, prediction, smallest_case, explorer, misconception, checkpoint)
     rules += (diagnosis_card, summary, pictures, stored_outputs, metadata, code_lines, claims)
-    found = [*badge_line(notebook, name, repository), *setup_cell(notebook, repository)]
+    found = [*badge_line(notebook, name, repository), *run_time(notebook, name), *setup_cell(notebook, repository)]
     for rule in rules:
         found += rule(notebook)
     return found

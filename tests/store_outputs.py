@@ -44,7 +44,7 @@ def store(path: Path) -> float:
     badge = notebook.cells[0]
     badge.source = re.sub(r"Runs in \d+ s", f"Runs in {5 * math.ceil(seconds / 5)} s", badge.source)
     nbformat.validate(notebook)
-    nbformat.write(notebook, path)
+    path.write_bytes(f"{nbformat.writes(notebook)}\n".encode())  # bytes: Windows must not turn the line ends
     return seconds
 
 

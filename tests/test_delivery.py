@@ -30,7 +30,7 @@ def course():
 
 
 def test_environment_yml_takes_its_dependencies_from_pyproject(course):
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     python, pip, through_pip = environment["dependencies"]
     assert pip == "pip"
     (oldest, newest) = course.PYTHONS
@@ -46,7 +46,7 @@ def test_environment_yml_takes_its_dependencies_from_pyproject(course):
 def test_constraints_pin_every_dependency_and_lie_within_its_range():
     from packaging.requirements import Requirement
 
-    pins = dict(re.findall(r"(?m)^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text()))
+    pins = dict(re.findall(r"(?m)^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8")))
     pins = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins.items()}
     declared = [Requirement(line) for line in metadata.requires("gradflow-utils")]
     assert len(declared) > 10
@@ -80,7 +80,7 @@ def setting_up(course, monkeypatch, tmp_path):
         calls.append(command)
         if command[2] == "venv":
             python = tmp_path / "env" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-            python.parent.mkdir(parents=True)
+            python.parent.mkdir(parents=True)  # as in life, this is there even if venv fails later
             python.touch()
         return results[command[2]]
 
@@ -109,7 +109,7 @@ def test_a_moved_environment_is_made_anew(setting_up):
     ensure, source, calls, _ = setting_up
     ensure()
     done = source.parent / "env" / "installed-from.txt"
-    done.write_text(done.read_text().replace(str(source.parent), "elsewhere"))
+    done.write_text("elsewhere" + done.read_text())
     ensure()
     assert made(calls) == ["venv", "pip", "venv", "pip"]
 
@@ -125,10 +125,13 @@ def test_a_failed_installation_is_tried_again(setting_up):
 
 
 def test_without_venv_the_remedy_is_named(setting_up):
-    ensure, _, _, results = setting_up
+    ensure, _, calls, results = setting_up
     results["venv"] = 1
     with pytest.raises(SystemExit, match="apt install python3-venv"):
         ensure()
+    results["venv"] = 0
+    ensure()
+    assert made(calls) == ["venv", "venv", "pip"]  # what the first left behind is not trusted
 
 
 @pytest.mark.parametrize(
@@ -149,8 +152,51 @@ def test_an_unsupported_python_is_refused_with_a_remedy(course, monkeypatch, her
     if supported:
         assert course.supported_python() == sys.executable
     else:
-        with pytest.raises(SystemExit, match="needs 3.10 to 3.13. Install one"):
+        with pytest.raises(SystemExit, match="needs 3.10 to 3.13. Install one of them and run course.py with it"):
             course.supported_python()
+
+
+@pytest.fixture
+def commands(course, monkeypatch, tmp_path):
+    """What `lab` and `test` would run, with the environments taken as made."""
+    ran = []
+    monkeypatch.setattr(course, "ensure", lambda folder, install, sources: ran.append((folder, install)) or folder)
+    monkeypatch.setattr(course, "run_in_place", lambda call: ran.append(call) or 0)
+    monkeypatch.setattr(course.os, "chdir", lambda path: None)
+    monkeypatch.setattr(course.os, "environ", dict(os.environ))
+    monkeypatch.setattr(course.Path, "mkdir", lambda *arguments, **options: None)
+    monkeypatch.setattr(course.Path, "write_text", lambda *arguments, **options: None)
+    return ran
+
+
+def test_lab_opens_notebook_00_in_the_locked_environment(course, commands):
+    course.lab(["--port", "8899"])
+    (folder, install), call = commands
+    assert folder == ".venv" and install[-2:] == ["--constraint", str(ROOT / "constraints.txt")]
+    assert "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb" in call and call[-2:] == ["--port", "8899"]
+    assert course.os.environ["JUPYTER_PREFER_ENV_PATH"] == "1"
+
+
+def test_test_makes_both_environments_and_requires_the_colab_emulation(course, commands):
+    course.test(["-k", "x"])
+    assert [folder for folder, _ in commands[:2]] == [".venv", ".venv-colab"]
+    assert commands[2] == [".venv", "-m", "pytest", "-k", "x"]
+    assert course.os.environ["GRADFLOW_COLAB"] == "required"
+
+
+def test_other_versions_are_tested_without_comparing_outputs(course, commands):
+    course.test(["--versions", "newest"])
+    assert commands[0] == (".venv-newest", ["--editable", ".[lab,test]"])
+    assert commands[1][3:] == ["--nbval-lax", "--ignore=tests/test_colab.py"]
+
+
+@pytest.mark.parametrize("variable, configured", [("PIP_INDEX_URL", True), ("PIP_FIND_LINKS", True), ("PIP_EXTRA_INDEX_URL", False)])
+def test_sources_of_pip_are_recognised(course, monkeypatch, variable, configured):
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)  # leaves out the files of this machine
+    monkeypatch.setenv(variable, "somewhere")
+    assert course.pip_has_sources(sys.executable) == configured
 
 
 def test_course_without_a_command_explains_itself():
@@ -162,9 +208,9 @@ def test_course_without_a_command_explains_itself():
 
 def test_ci_runs_the_test_command_of_the_readme():
     assert "`make test`" in README
-    assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == "exec make test"
-    assert "$(PYTHON) course.py test $(ARGS)" in (ROOT / "Makefile").read_text()
-    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text()
+    assert (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1] == "exec make test"
+    assert "$(PYTHON) course.py test $(ARGS)" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
     assert workflow.count("run: python course.py test") == 2
 
 
@@ -211,6 +257,11 @@ def test_one_command_stamps_another_address_everywhere(copy):
     assert texts(copy)["README.md"].count(b"somebody/my.fork") == before["README.md"].count(name.encode())
     subprocess.run([sys.executable, copy / "course.py", "stamp", address], check=True)
     assert texts(copy) == before
+
+
+def test_the_address_of_a_clone_is_understood(copy):
+    subprocess.run([sys.executable, copy / "course.py", "stamp", "https://github.com/me/fork.git"], check=True)
+    assert b"fork.git" not in b"".join(texts(copy).values())
 
 
 def test_an_address_of_another_form_is_refused(copy):

@@ -669,3 +669,31 @@ def test_a_model_that_is_one_layer_is_named_after_its_class():
     with gf.record(lstm) as flow:
         lstm(torch.ones(5, 20, 3))[0].sum().backward()
     assert flow.layers == ["LSTM"]
+
+
+def test_lazy_layers_are_refused_before_any_hook_is_set():
+    net = nn.Sequential(nn.LazyLinear(3), nn.ReLU())
+    with pytest.raises(ValueError, match="run one batch through it first"), gf.record(net):
+        pass
+    assert not net._forward_hooks and not net._forward_pre_hooks and not net[1]._forward_hooks
+
+
+class Functional(nn.Module):
+    """Activations that no hook can see, and one module that looks like an activation."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.body, self.last = nn.ModuleList(nn.Linear(4, 4) for _ in range(4)), last
+
+    def forward(self, x):
+        for linear in self.body:
+            x = linear(x).relu()
+        return self.last(x)
+
+
+@pytest.mark.parametrize("last", [nn.Sigmoid(), nn.LogSoftmax(dim=1)], ids=["sigmoid", "log-softmax"])
+def test_a_single_activation_module_does_not_hide_the_network(last):
+    net = Functional(last)
+    with gf.record(net) as flow:
+        net(torch.ones(20, 4)).sum().backward()
+    assert flow.layers == ["body.0", "body.1", "body.2", "body.3", "last"]

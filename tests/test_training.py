@@ -246,3 +246,9 @@ def test_optimizer_of_another_network_is_refused():
 def test_accuracy_asks_for_one_split():
     with pytest.raises(ValueError, match="split: got all of the digits, expected one split, such as data.validation"):
         gf.accuracy(gf.mlp([64, 8, 10]), gf.digits())
+
+
+def test_accuracy_refuses_labels_that_would_broadcast():
+    data = gf.digits()
+    with pytest.raises(ValueError, match=re.escape("got labels of shape (360, 1), expected (360,)")):
+        gf.accuracy(gf.mlp([64, 8, 10]), (data.test.x, data.test.y[:, None]))
