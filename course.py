@@ -108,12 +108,12 @@ def ensure(folder: str, install: list[str], sources: list[Path]) -> str:
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     done = home / "installed-from.txt"  # line 1: this venv was completed at this place; line 2: what is installed in it
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-    state = read(done).split("\n") if done.exists() else []
+    state = read(done).split("\n") if python.exists() and done.exists() else []
     if state == [str(home), digest]:
         return str(python)
 
     print(f"Setting up {folder} (once; a few minutes, about 1.6 GB)", flush=True)
-    if state[:1] != [str(home)]:  # not there, interrupted, or moved, which breaks its scripts
+    if state[:1] != [str(home)]:  # not there, interrupted, its Python gone, or moved, which breaks its scripts
         shutil.rmtree(home, ignore_errors=True)
         if subprocess.call([supported_python(), "-m", "venv", str(home)]) != 0:
             sys.exit("Could not create a virtual environment. On Debian and Ubuntu: sudo apt install python3-venv")

@@ -114,6 +114,14 @@ def test_a_moved_environment_is_made_anew(setting_up):
     assert made(calls) == ["venv", "pip", "venv", "pip"]
 
 
+def test_an_environment_whose_python_is_gone_is_made_anew(setting_up):
+    """As after an upgrade of the system's Python, to which the environment's was a link."""
+    ensure, _, calls, _ = setting_up
+    Path(ensure()).unlink()
+    ensure()
+    assert made(calls) == ["venv", "pip", "venv", "pip"]
+
+
 def test_a_failed_installation_is_tried_again(setting_up):
     ensure, _, calls, results = setting_up
     results["pip"] = 1
