@@ -18,7 +18,8 @@ import importlib
 from gradflow_utils.activations import ACTIVATIONS, Activation, activation
 from gradflow_utils.data import Digits, Split, digits
 from gradflow_utils.networks import INITIALISATIONS, MLP, Residual, mlp
-from gradflow_utils.recording import FlowRecord, record
+from gradflow_utils.flow import FlowRecord
+from gradflow_utils.recording import record
 from gradflow_utils.training import accuracy, progress_bar, train
 
 # Public names whose modules need matplotlib or ipywidgets: imported when first used (PEP 562).
@@ -26,11 +27,14 @@ _LAZY = {
     "explore": "explorers",
     "snapshots": "explorers",
     "plot_activations": "plots",
+    "plot_histograms": "pictures",
     "plot_profiles": "plots",
-    "plot_timeline": "plots",
+    "plot_singular_values": "plots",
+    "plot_timeline": "pictures",
+    "plot_updates": "plots",
     "guess": "page",
     "show": "page",
-    "STYLE": "plots",
+    "STYLE": "style",
 }
 
 __all__ = [

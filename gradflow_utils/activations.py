@@ -31,6 +31,8 @@ class Activation:
             1 for SELU (Klambauer et al. 2017). ELU, GELU and SiLU have no textbook gain: they get He's.
         flat_below, flat_above: outputs beyond these bounds are saturated; None where the
             activation does not saturate on that side.
+        dead_below: up to this pre-activation the slope is below 5 %; None where the activation has
+            no dead side.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Activation:
     gain: float
     flat_below: float | None = None
     flat_above: float | None = None
+    dead_below: float | None = None
 
     def slope(self, z: Tensor) -> Tensor:
         """The derivative at each pre-activation, as autograd computes it in training.
@@ -91,12 +94,16 @@ ACTIVATIONS: dict[str, Activation] = {
         Activation("identity", lambda z: z, Identity, 1.0),
         Activation("sigmoid", torch.sigmoid, nn.Sigmoid, 1.0, 1 - _SIGMOID_FLAT, _SIGMOID_FLAT),
         Activation("tanh", torch.tanh, nn.Tanh, 1.0, -_TANH_FLAT, _TANH_FLAT),
-        Activation("relu", F.relu, nn.ReLU, _HE_GAIN),
+        Activation("relu", F.relu, nn.ReLU, _HE_GAIN, dead_below=0.0),
+        Activation("relu6", F.relu6, nn.ReLU6, _HE_GAIN, flat_above=6 - 1e-6, dead_below=0.0),
         Activation("leaky_relu", F.leaky_relu, nn.LeakyReLU, math.sqrt(2 / (1 + _LEAK**2))),
         Activation("elu", F.elu, nn.ELU, _HE_GAIN, flat_below=SATURATED_BELOW - 1),
         Activation("selu", F.selu, nn.SELU, 1.0, flat_below=(SATURATED_BELOW - 1) * _SELU_FLOOR),
-        Activation("gelu", F.gelu, nn.GELU, _HE_GAIN),
-        Activation("silu", F.silu, nn.SiLU, _HE_GAIN),
+        Activation("gelu", F.gelu, nn.GELU, _HE_GAIN, dead_below=-2.3486),
+        Activation("silu", F.silu, nn.SiLU, _HE_GAIN, dead_below=-4.0826),
+        Activation("mish", F.mish, nn.Mish, _HE_GAIN, dead_below=-4.1117),
+        Activation("hardswish", F.hardswish, nn.Hardswish, _HE_GAIN, dead_below=-3.0),
+        Activation("softplus", F.softplus, nn.Softplus, _HE_GAIN, dead_below=-2.9444),
     )
 }
 

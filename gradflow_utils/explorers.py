@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from gradflow_utils.page import display_pictures, png
-from gradflow_utils.plots import STYLE
+from gradflow_utils.style import STYLE
 
 if TYPE_CHECKING:
     import ipywidgets

@@ -3,257 +3,292 @@
 from __future__ import annotations
 
 import math
-import re
+import sys
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from threading import get_ident
 
 import torch
 from torch import Tensor, nn
 
-from gradflow_utils.activations import ACTIVATIONS, SATURATED_BELOW, Activation
+from gradflow_utils.flow import BINS, FlowRecord, do_nothing
+from gradflow_utils.layers import floating_tensors, weight_names
+from gradflow_utils.statistics import norms, total_norm
+from gradflow_utils.stepping import Step
 from gradflow_utils.training import check_has_parameters
-
-if TYPE_CHECKING:
-    import pandas
-
-LAYER_QUANTITIES = ("mean", "std", "row_std", "min", "max", "saturated", "dead", "grad_norm")
-PARAMETER_QUANTITIES = ("weight_norm", "weight_grad_norm")
-DECIDABLE_ROWS = 16  # with fewer rows in the batch, whether a unit is dead stays undecided
-
-_BY_MODULE = {type(entry.module()): entry for entry in ACTIVATIONS.values()}
-
-
-@dataclass(repr=False, eq=False)
-class FlowRecord:
-    """What `record` saw: one row per step, one column per layer or parameter.
-
-    `flow["grad_norm"]` is a float64 tensor [steps, columns]. The columns of a layer quantity are
-    named by `flow.layers`, in the order in which the layers ran:
-
-        mean, std, min, max   over all values of the layer's output
-        row_std               the signal: how much the output differs between the rows of the batch
-                              (standard deviation over rows, root mean square over units)
-        saturated             share of outputs where the slope is below 6 % of its maximum; NaN
-                              for activations that do not saturate
-        dead                  share of ReLU units without a positive output on any row; NaN for
-                              other layers and for batches of fewer than 16 rows
-        grad_norm             Euclidean norm of dL/d(output), over the whole batch
-
-    The columns of a parameter quantity are named by `flow.parameters`:
-
-        weight_norm           Euclidean norm of the parameter when the step began
-        weight_grad_norm      Euclidean norm of its gradient after the backward pass
-
-    NaN stands for "there was none": a frozen parameter, a layer that the loss does not reach.
-    """
-
-    layers: list[str] = field(default_factory=list)
-    parameters: list[str] = field(default_factory=list)
-    _matrices: set[str] = field(default_factory=set)
-    _rows: list[dict[tuple[str, str], Tensor]] = field(default_factory=list)
-
-    def __repr__(self) -> str:
-        return f"FlowRecord({len(self)} steps, {len(self.layers)} layers, {len(self.parameters)} parameters)"
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @property
-    def weights(self) -> list[str]:
-        """The parameters that are weight matrices or kernels: not the biases, not the scales of a norm."""
-        return [name for name in self.parameters if name in self._matrices]
-
-    def __getitem__(self, quantity: str) -> Tensor:
-        """All steps of one quantity, float64 [steps, columns].
-
-        Raises:
-            KeyError: no such quantity; the message lists those there are.
-        """
-        if quantity in LAYER_QUANTITIES:
-            names = self.layers
-        elif quantity in PARAMETER_QUANTITIES:
-            names = self.parameters
-        else:
-            raise KeyError(f"{quantity!r} is not recorded; expected one of {', '.join(LAYER_QUANTITIES + PARAMETER_QUANTITIES)}")
-        missing = torch.tensor(math.nan)
-        values = [row.get((name, quantity), missing) for row in self._rows for name in names]
-        return torch.tensor([float(value) for value in values], dtype=torch.float64).reshape(len(self), len(names))
-
-    def to_frame(self) -> pandas.DataFrame:
-        """A tidy table with the columns step, name (of the layer or parameter), quantity and value."""
-        import pandas
-
-        records = []
-        for quantity in LAYER_QUANTITIES + PARAMETER_QUANTITIES:
-            names = self.layers if quantity in LAYER_QUANTITIES else self.parameters
-            for step, row in enumerate(self[quantity].tolist()):
-                records += [(step, name, quantity, value) for name, value in zip(names, row)]
-        return pandas.DataFrame(records, columns=["step", "name", "quantity", "value"])
+from gradflow_utils.watching import LayerWatch
 
 
 @contextmanager
-def record(model: nn.Module) -> Iterator[FlowRecord]:
-    """Record activations, activation gradients and weight gradients of `model` inside a with block.
+def record(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] = (),
+    *,
+    every: int = 1,
+    mode: str = "training",
+    histograms: bool = False,
+) -> Iterator[FlowRecord]:
+    """Record activations, activation gradients, weight gradients and updates inside a with block.
 
-        with gf.record(net) as flow:
-            loss_fn(net(x), y).backward()
+        with gf.record(net, optimizer) as flow:
+            gf.train(net, data, optimizer, steps=200)
 
-    Each forward pass of `model` in training mode with gradients enabled begins a step, and the
-    gradients of the backward pass that follows belong to it. Layers are the activation modules
-    (`nn.Tanh`, `nn.ReLU`, ...); a model that has fewer than half as many as weight matrices, because
-    it calls `F.relu` and the like, is recorded at its modules without children instead.
-    A layer that runs twice in one forward pass gets one column per call: `act`, `act:1`.
+    A step begins with a forward pass of `model` in training mode with gradients enabled. It ends
+    with `optimizer.step()`, so that accumulated batches belong to one step; without an optimizer it
+    ends with the backward pass. Layers are the activations, whether modules (`nn.ReLU`) or functions
+    (`F.relu`, then named after the module that ran last), and recurrent modules; a network with fewer
+    than one activation to eight weight matrices is recorded at all its modules with parameters as
+    well. A layer that runs twice in one forward pass gets one column per call: `act`, `act:1`.
 
     The hooks live exactly as long as the block. If an exception ends it, the step that was under
     way is dropped, the finished steps are kept, and the exception passes on. A copy or a pickle
-    that is made of the model inside the block records nothing.
+    that is made of the model inside the block records nothing. A compiled model runs uncompiled
+    inside the block.
 
     Args:
         model: any module with parameters.
+        optimizer: one or several that update the model: the true update ratio is measured. That
+            takes a copy of their parameters for the length of the block.
+        every: records one step in so many, the first among them.
+        mode: "training", or "evaluation" to record the forward passes in eval mode or without
+            gradients instead, each a step.
+        histograms: keep histograms of activations and gradients (370 bytes per layer and step).
 
     Yields:
         The `FlowRecord`, which fills as the block runs.
 
     Raises:
-        ValueError: the model has no parameters.
+        ValueError: the model has no parameters, `every` or `mode` is out of range.
+        TypeError: `optimizer` is none.
     """
+    optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else optimizer
+    if not isinstance(optimizers, Sequence) or not all(isinstance(one, torch.optim.Optimizer) for one in optimizers):
+        raise TypeError(
+            f"optimizer: got {type(optimizer).__name__}, expected a torch.optim.Optimizer or a list of them"
+        )
+    if not isinstance(every, int) or every < 1:
+        raise ValueError(f"every: got {every!r}, expected a whole number, at least 1")
+    if mode not in ("training", "evaluation"):
+        raise ValueError(f"mode: got {mode!r}, expected 'training' or 'evaluation'")
     check_has_parameters(model)
-    recorder = _Recorder(model)
-    try:
-        yield recorder.flow
-    except BaseException:
-        if recorder.row is not None:
-            del recorder.flow._rows[-1]
-        raise
-    finally:
-        recorder.remove()
-    if not recorder.flow._rows or not recorder.flow.layers:
+    with ExitStack() as uncompiled:
+        recorder = _Recorder(_uncompiled(model, uncompiled), optimizers, every, mode == "training", histograms)
+        try:
+            recorder.start()
+            yield recorder.flow
+        except BaseException:
+            recorder.drop_half_step()
+            raise
+        finally:
+            recorder.stop()
+    flow = recorder.flow
+    if not len(flow) or not flow.layers:
+        seen = "".join(f". Seen: {', '.join(names)}: {remark}" for remark, names in flow.notes.items())
         warnings.warn(
-            "nothing was recorded: inside the block, call the model itself, in training mode "
-            "(model.train()) and with gradients enabled; record a model before you compile it",
+            "nothing was recorded: inside the block, call the model itself, in training mode (model.train()) and with "
+            f"gradients enabled, or use mode='evaluation'{seen}",
             stacklevel=3,
         )
 
 
 class _Recorder:
-    """Holds the hooks of one `record` block and writes what they see into its FlowRecord."""
+    """Holds the hooks of one `record` block on the model and the optimizers; finds where steps begin and end."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.flow = FlowRecord()
-        self.calls: Counter[nn.Module] = Counter()  # in the forward pass under way
-        self.row: dict[tuple[str, str], Tensor] | None = None  # of the step under way
-        self.in_forward = False
-        modules = {module: name or type(model).__name__ for name, module in model.named_modules()}
-        self.layers = {module: name for module, name in modules.items() if _is_activation(module)}
-        weighted = sum(any(one.ndim > 1 for one in module.parameters(recurse=False)) for module in modules)
-        if not self.layers or len(self.layers) < weighted / 2:  # F.relu and the like cannot be seen
-            self.layers = {module: name for module, name in modules.items() if not list(module.children())}
+    # A copy of the model takes its hooks along; their recorder has these values alone and is never active.
+    active = False
+    step: Step | None = None
+    in_pass = False
+    in_update = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        every: int,
+        training: bool,
+        histograms: bool,
+    ) -> None:
+        self.model, self.optimizers, self.every, self.training, self.histograms = (
+            model,
+            optimizers,
+            every,
+            training,
+            histograms,
+        )
         self.parameters = dict(model.named_parameters())
-        self.flow.parameters = list(self.parameters)
-        scales = {scale for module in modules if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) for scale in module.parameters()}
-        self.flow._matrices = {name for name, one in self.parameters.items() if one.ndim > 1 and one not in scales}
+        self.flow = FlowRecord(
+            parameters=list(self.parameters), matrices=weight_names(model), _finish=self.close_finished_step
+        )
+        self.watch = LayerWatch(model, self.flow.note)
+        self.count = 0  # steps begun
+        self.handles: list = []
 
-        self.handles = [model.register_forward_pre_hook(self.begin_step)]
-        self.handles += [module.register_forward_hook(self.see_output) for module in self.layers]
-        self.handles += [model.register_forward_hook(self.end_forward)]
-        for name, parameter in self.parameters.items():
-            if parameter.requires_grad:
-                hook = self.weight_gradient_hook(name)
-                self.handles.append(parameter.register_post_accumulate_grad_hook(hook))
+        index = {parameter: number for number, parameter in enumerate(self.parameters.values())}
+        self.updated = {
+            one: {index[p]: p for group in one.param_groups for p in group["params"] if p in index}
+            for one in optimizers
+        }
+        if not all(self.updated.values()):
+            raise ValueError(
+                "optimizer: it holds no parameter of this model; make a new optimizer after each new model"
+            )
+        self.copies: dict[torch.optim.Optimizer, list[Tensor]] = {}  # of the parameters before the update
 
     def __reduce__(self):
-        # A copy or a pickle of the model takes its hooks along; they get a recorder of a model without layers.
-        return _Recorder, (nn.Identity(),)
+        return _Recorder.__new__, (_Recorder,)
 
-    def remove(self) -> None:
-        for handle in self.handles:
+    # The block
+
+    def start(self) -> None:
+        self.active = True
+        self.end_handle = self.model.register_forward_hook(self.end_pass, always_call=True)
+        self.handles.append(self.model.register_forward_pre_hook(self.begin_pass))
+        for optimizer in self.optimizers:
+            self.handles.append(optimizer.register_step_pre_hook(self.before_update))
+            self.handles.append(optimizer.register_step_post_hook(self.after_update))
+
+    def stop(self) -> None:
+        self.active = False
+        if self.in_pass:  # interrupted
+            self.drop_half_step()
+        self.watch.detach()
+        for handle in [*self.handles, self.end_handle]:
             handle.remove()
-        self.row = None
-        self.parameters = {}  # the gradient hooks of a graph that is still alive know by this that the block is over
+        self.close_step()
+        flow = self.flow
+        flow._finish = do_nothing
+        if flow.steps:
+            for name in self.watch.never_called():
+                flow.note("never called as a module, so not seen", name)
+            total, applied = flow["total_grad_norm"], flow["applied_grad_norm"]
+            if ((applied - total).abs() > 1e-3 * total).any():
+                flow.note("changed between backward and optimizer.step(), by clipping or a GradScaler", "gradients")
+        self.copies.clear()
 
-    def begin_step(self, model: nn.Module, inputs: tuple) -> None:
-        self.calls.clear()
-        self.row = None
-        self.in_forward = True
-        if model.training and torch.is_grad_enabled() and self.parameters:
-            self.row = {(name, "weight_norm"): _norm(parameter) for name, parameter in self.parameters.items()}
-            self.flow._rows.append(self.row)
+    # Steps
 
-    def end_forward(self, model: nn.Module, inputs: tuple, output: object) -> None:
-        self.in_forward = False  # what runs from here on is no part of it: a layer called alone, checkpointing
+    def is_finished(self, step: Step) -> bool:
+        if not self.training:
+            return not self.in_pass
+        return bool(step.updated) if self.optimizers else step.went_back
 
-    def see_output(self, module: nn.Module, inputs: tuple, output: object) -> None:
-        row, tensor = self.row, _first_tensor(output)
-        if row is None or not self.in_forward or tensor is None:
+    def close_step(self) -> None:
+        step, self.step = self.step, None
+        if step is not None:
+            step.write_to(self.flow)
+
+    def close_finished_step(self) -> None:
+        """The reader looks into the record inside the block."""
+        if self.step is not None and self.is_finished(self.step):
+            self.close_step()
+
+    def drop_half_step(self) -> None:
+        self.watch.stop()
+        self.in_pass = False
+        self.close_finished_step()
+        if self.step is not None:
+            self.step.discard()
+            self.count = self.step.number
+            self.step = None
+            self.flow._losses.clear()
+
+    def begin_pass(self, model: nn.Module, inputs: tuple) -> tuple | None:
+        if not self.active or get_ident() != self.watch.thread:
             return
-        call = self.calls[module]
-        self.calls[module] += 1
-        name = f"{self.layers[module]}:{call}" if call else self.layers[module]
-        if name not in self.flow.layers:
-            self.flow.layers.append(name)
-        for quantity, value in _statistics(module, tensor.detach()).items():
-            row[name, quantity] = value
-        if tensor.requires_grad:
+        if self.in_pass:
+            self.flow.note(
+                "a forward pass that did not end (interrupted, or it calls itself), dropped", type(model).__name__
+            )
+            self.drop_half_step()
+        if (model.training and torch.is_grad_enabled()) != self.training:
+            return
+        first = next(iter(self.parameters.values()))
+        transformed = torch._C._functorch.maybe_current_level() is not None or torch.jit.is_tracing()
+        if transformed or next(model.parameters()) is not first:
+            return self.flow.note("called by torch.func or torch.jit, skipped", type(model).__name__)
+        if first.is_meta:
+            return self.flow.note("parameters without data (meta device), skipped", type(model).__name__)
+        self.close_finished_step()
+        if self.step is not None and self.was_skipped(self.step):
+            self.close_step()
+        if self.step is None:
+            recorded = self.count % self.every == 0
+            self.step = Step(
+                self.count, recorded, self.parameters, {kind: {} for kind in BINS} if self.histograms else None
+            )
+            self.count += 1
+            if recorded and not self.watch.handles:
+                self.watch.attach()
+                self.end_handle.remove()  # to stand behind the hooks of the watch, if the model itself is a layer
+                self.end_handle = model.register_forward_hook(self.end_pass, always_call=True)
+            elif not recorded:
+                self.watch.detach()
+        self.in_pass = True
+        self.step.begin()
+        if self.step.recorded:
+            return self.watch.begin(self.step, inputs)
 
-            def see_gradient(gradient: Tensor) -> None:
-                if self.parameters:
-                    row[name, "grad_norm"] = _norm(gradient)
+    def was_skipped(self, step: Step) -> bool:
+        """Whether a GradScaler skipped the update: the gradients are gone without one, or are not finite."""
+        if not step.went_back or self.in_update:  # in the update, a closure may clear the gradients
+            return False
+        infinite = step.total is not None and step.total.isinf() | step.total.isnan()
+        return bool(infinite) or all(one.grad is None for one in self.parameters.values())
 
-            tensor.register_hook(see_gradient)
+    def end_pass(self, model: nn.Module, inputs: tuple, output: object) -> None:
+        if not self.in_pass or get_ident() != self.watch.thread:
+            return
+        if output is None and sys.exc_info()[0] is not None:
+            return self.drop_half_step()  # the pass has failed, and the reader may go on after it
+        self.in_pass = False
+        step = self.step
+        self.watch.end()
+        if step.recorded or not self.optimizers:
+            for tensor in floating_tensors(output):
+                if tensor.requires_grad:
+                    step.watch(tensor, step.note_backward)
 
-    def weight_gradient_hook(self, name: str) -> Callable[[Tensor], None]:
-        def see_gradient(parameter: Tensor) -> None:
-            if self.row is not None and parameter.grad is not None:
-                self.row[name, "weight_grad_norm"] = _norm(parameter.grad)
+    # Updates
 
-        return see_gradient
+    def before_update(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        self.in_update = True
+        if self.step is not None and optimizer in self.step.updated:
+            self.close_step()
+        step, parameters = self.step, self.updated[optimizer].values()
+        if not (step.recorded if step is not None else self.count % self.every == 0):
+            return
+        with torch.no_grad():
+            if optimizer not in self.copies:
+                self.copies[optimizer] = [torch.empty_like(parameter) for parameter in parameters]
+            torch._foreach_copy_(self.copies[optimizer], list(parameters))
+        if step is not None:  # else the forward pass is to come, in the optimizer's closure
+            step.applied.append(total_norm(norms([one.grad for one in parameters if one.grad is not None])))
 
-
-def _is_activation(module: nn.Module) -> bool:
-    of_torch = type(module).__module__ == "torch.nn.modules.activation" and not list(module.children())
-    elementwise = not re.search(r"[Ss]oft(max|min)", type(module).__name__)
-    return of_torch and elementwise or type(module) in _BY_MODULE
-
-
-def _catalogue_entry(module: nn.Module) -> Activation | None:
-    """What the catalogue says of an activation module, with the module's own settings."""
-    entry = _BY_MODULE.get(type(module))
-    if isinstance(module, nn.ELU):  # its slope is h + alpha on the negative side and 1 on the other
-        entry = replace(entry, flat_below=SATURATED_BELOW * max(1, module.alpha) - module.alpha)
-    return entry
-
-
-def _norm(tensor: Tensor) -> Tensor:
-    """The Euclidean norm, in float64: the squares of a vanishing gradient are 0 in float32."""
-    wide = torch.float32 if tensor.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
-    return tensor.detach().to(wide).norm()
-
-
-def _first_tensor(output: object) -> Tensor | None:
-    """The first floating-point tensor of a module's output, depth first."""
-    if isinstance(output, Tensor):
-        return output if output.is_floating_point() else None
-    parts = output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else ()
-    return next((tensor for tensor in map(_first_tensor, parts) if tensor is not None), None)
+    def after_update(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        self.in_update = False
+        step = self.step
+        if step is None:
+            return
+        step.updated.add(optimizer)
+        if step.recorded and optimizer in self.copies:
+            with torch.no_grad():
+                torch._foreach_sub_(self.copies[optimizer], list(self.updated[optimizer].values()))
+            if step.update_norms is None:
+                step.update_norms = torch.full_like(step.weight_norms, math.nan)
+            step.update_norms[list(self.updated[optimizer])] = norms(self.copies[optimizer])
 
 
-def _statistics(module: nn.Module, output: Tensor) -> dict[str, Tensor]:
-    """The forward statistics of one layer output, each a tensor without dimensions."""
-    if output.numel() == 0:
-        return {}
-    if output.element_size() < 4:  # sums of squares overflow in half precision
-        output = output.float()
-    low, high = output.aminmax()
-    std = output.std(correction=0)
-    row_std = (output - output.mean(dim=0)).norm() / math.sqrt(output.numel()) if output.ndim > 1 else std
-    statistics = {"mean": output.mean(), "std": std, "row_std": row_std, "min": low, "max": high}
-    entry = _catalogue_entry(module)
-    if entry is not None and entry.saturates:
-        statistics["saturated"] = entry.saturated(output).float().mean()
-    if type(module) is nn.ReLU and output.ndim > 1 and len(output) >= DECIDABLE_ROWS:
-        statistics["dead"] = (output.amax(dim=0) <= 0).float().mean()  # a unit that gives NaN is not dead
-    return statistics
+def _uncompiled(model: nn.Module, stack: ExitStack) -> nn.Module:
+    """The model behind torch.compile; what is compiled runs eagerly until the stack closes."""
+    if "torch._dynamo" not in sys.modules:
+        return model
+    from torch._dynamo.eval_frame import OptimizedModule
+
+    if hasattr(torch.compiler, "set_stance"):
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+    elif any(
+        isinstance(module, OptimizedModule) or module._compiled_call_impl is not None for module in model.modules()
+    ):
+        raise ValueError("model: it is compiled; record it before torch.compile, or with torch 2.6 or later")
+    return model._orig_mod if isinstance(model, OptimizedModule) else model

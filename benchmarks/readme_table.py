@@ -1,0 +1,20 @@
+"""Tables of measurements inside the README, each between two markers."""
+
+from __future__ import annotations
+
+
+def write_block(readme_text: str, name: str, table: str) -> str:
+    """Replace what stands between `<!-- name:begin -->` and `<!-- name:end -->`, and return the whole text.
+
+    Raises:
+        ValueError: a marker is missing, occurs twice, or the end stands before the beginning.
+    """
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    for marker in (begin, end):
+        if readme_text.count(marker) != 1:
+            found = readme_text.count(marker)
+            raise ValueError(f"readme_text: found {marker} {found} times, expected once; put it on a line of its own")
+    before, rest = readme_text.split(begin)
+    if end not in rest:
+        raise ValueError(f"readme_text: {end} stands before {begin}, expected it after; exchange the two lines")
+    return f"{before}{begin}\n{table.strip()}\n{end}{rest.split(end)[1]}"
