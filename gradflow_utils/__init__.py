@@ -24,6 +24,9 @@ from gradflow_utils.training import accuracy, progress_bar, train
 
 # Public names whose modules need matplotlib or ipywidgets: imported when first used (PEP 562).
 _LAZY = {
+    "Diagnosis": "diagnosis",
+    "Finding": "rules",
+    "diagnose": "diagnosis",
     "explore": "explorers",
     "snapshots": "explorers",
     "plot_activations": "plots",

@@ -103,7 +103,7 @@ ACTIVATIONS: dict[str, Activation] = {
         Activation("silu", F.silu, nn.SiLU, _HE_GAIN, dead_below=-4.0826),
         Activation("mish", F.mish, nn.Mish, _HE_GAIN, dead_below=-4.1117),
         Activation("hardswish", F.hardswish, nn.Hardswish, _HE_GAIN, dead_below=-3.0),
-        Activation("softplus", F.softplus, nn.Softplus, _HE_GAIN, dead_below=-2.9444),
+        Activation("softplus", F.softplus, nn.Softplus, _HE_GAIN),
     )
 }
 

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gradflow_utils.statistics import STATISTICS
+from gradflow_utils.statistics import STATISTICS, Moments
 
 if TYPE_CHECKING:
     import pandas
 
 LAYER_QUANTITIES = (*STATISTICS, "grad_norm", "time_ratio")
 PARAMETER_QUANTITIES = ("weight_norm", "weight_grad_norm", "update_ratio")
-STEP_QUANTITIES = ("loss", "total_grad_norm", "applied_grad_norm")
+STEP_QUANTITIES = ("loss", "total_grad_norm", "applied_grad_norm", "backward_passes")
 QUANTITIES = LAYER_QUANTITIES + PARAMETER_QUANTITIES + STEP_QUANTITIES
 BINS = {"activation": 32, "gradient": 60}
 GRADIENT_DECADES = (-20.0, 10.0)  # the range of the histogram of gradients, as powers of ten
 _PACK = 64  # steps that are packed into one tensor
+_TOGETHER = 8  # steps whose statistics are computed together
 
 
 class Table:
@@ -75,6 +76,7 @@ class FlowRecord:
         dead                  share of units that are off on every row: no positive output of a ReLU,
                               a slope below 5 % of a GELU or SiLU; undecided below 16 rows
         always_on             share of ReLU or leaky ReLU units that are positive on every row
+        identical             share of units that give the same as the layer's first unit, on some rows
         rows                  rows in this step. A row is a sample and, in images and sequences, one
                               place of it; a unit is a channel of an image, a feature of a sequence
         grad_norm             Euclidean norm of dL/d(output), over the whole batch, times the scale of a
@@ -94,6 +96,7 @@ class FlowRecord:
         loss                  mean of what `add_loss` was given
         total_grad_norm       norm over all parameters, as weight_grad_norm
         applied_grad_norm     the same when optimizer.step() began: after clipping and unscaling
+        backward_passes       how many backward passes the step had
 
     NaN stands for "there was none", with the reason in `notes`. `steps` are the numbers of the
     recorded steps, `notes` maps each remark on what could not be seen to the names it concerns.
@@ -106,6 +109,9 @@ class FlowRecord:
     steps: list[int] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)
     matrices: set[str] = field(default_factory=set)
+    has_loss: bool = False
+    output_layer: str = ""  # the layer whose output is that of the model, if there is one
+    _unmeasured: list[dict[tuple[str, ...], Moments]] = field(default_factory=list)  # of the latest steps
     _forward: Table = field(default_factory=Table)
     _backward: Table = field(default_factory=Table)
     _parameter: Table = field(default_factory=Table)
@@ -135,6 +141,7 @@ class FlowRecord:
         """
         self._finish()
         if quantity in STATISTICS:
+            self.measure()
             return self._forward.read(self.layers, STATISTICS.index(quantity))
         if quantity in LAYER_QUANTITIES:
             return self._backward.read(self.layers, LAYER_QUANTITIES.index(quantity) - len(STATISTICS))
@@ -165,10 +172,33 @@ class FlowRecord:
         low, high = counts[..., -2, None], counts[..., -1, None]
         return counts[..., :-2], low + (high - low) * torch.linspace(0, 1, BINS[which] + 1, dtype=torch.float64)
 
+    def add_moments(self, moments: dict[tuple[str, ...], Moments]) -> None:
+        """Take what a step measured of its layers' outputs, by their names."""
+        self._unmeasured.append(moments)
+        if len(self._unmeasured) == _TOGETHER:
+            self.measure()
+
+    def measure(self) -> None:
+        """Compute the statistics of the latest steps: of all alike layers at once, since small tensors cost as much as large."""
+        waiting, self._unmeasured = self._unmeasured, []
+        alike: dict[tuple, list[Moments]] = {}
+        for step in waiting:
+            for one in step.values():
+                alike.setdefault(one.kind, []).append(one)
+        blocks = {}
+        for kind, several in alike.items():
+            table = Moments.joined(several).statistics().to(several[0].mean.dtype)
+            blocks[kind] = iter(table.split([len(one.low) for one in several]))
+        for step in waiting:
+            rows = [next(blocks[one.kind]) for one in step.values()]
+            names = [name for names in step for name in names]
+            self._forward.append(names, torch.cat(rows) if rows else torch.empty(0, len(STATISTICS)))
+
     def add_loss(self, loss: Tensor) -> None:
         """Give the record the loss of the step under way, a scalar; several of one step are averaged."""
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise ValueError(f"loss: got {type(loss).__name__}, expected a scalar tensor, such as loss_fn(model(x), y)")
+        self.has_loss = True
         self._losses.append(loss.detach().reshape(()))
 
     def note(self, remark: str, name: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gradflow_utils.flow import BINS, FlowRecord, do_nothing
 from gradflow_utils.layers import floating_tensors, weight_names
 from gradflow_utils.statistics import norms, total_norm
-from gradflow_utils.stepping import Step
+from gradflow_utils.stepping import Step, spread
 from gradflow_utils.training import check_has_parameters
 from gradflow_utils.watching import LayerWatch
 
@@ -109,17 +109,13 @@ class _Recorder:
         training: bool,
         histograms: bool,
     ) -> None:
-        self.model, self.optimizers, self.every, self.training, self.histograms = (
-            model,
-            optimizers,
-            every,
-            training,
-            histograms,
-        )
+        self.model, self.optimizers, self.every = model, optimizers, every
+        self.training, self.histograms = training, histograms
         self.parameters = dict(model.named_parameters())
         self.flow = FlowRecord(
             parameters=list(self.parameters), matrices=weight_names(model), _finish=self.close_finished_step
         )
+        self.first = next((one, *named) for one in model.modules() for named in one.named_parameters(recurse=False))
         self.watch = LayerWatch(model, self.flow.note)
         self.count = 0  # steps begun
         self.handles: list = []
@@ -157,6 +153,7 @@ class _Recorder:
             handle.remove()
         self.close_step()
         flow = self.flow
+        flow.measure()
         flow._finish = do_nothing
         if flow.steps:
             for name in self.watch.never_called():
@@ -171,7 +168,7 @@ class _Recorder:
     def is_finished(self, step: Step) -> bool:
         if not self.training:
             return not self.in_pass
-        return bool(step.updated) if self.optimizers else step.went_back
+        return bool(step.updated) if self.optimizers else step.backward_passes > 0
 
     def close_step(self) -> None:
         step, self.step = self.step, None
@@ -203,9 +200,9 @@ class _Recorder:
             self.drop_half_step()
         if (model.training and torch.is_grad_enabled()) != self.training:
             return
-        first = next(iter(self.parameters.values()))
+        owner, name, first = self.first
         transformed = torch._C._functorch.maybe_current_level() is not None or torch.jit.is_tracing()
-        if transformed or next(model.parameters()) is not first:
+        if transformed or getattr(owner, name) is not first:  # functional_call puts other tensors in its place
             return self.flow.note("called by torch.func or torch.jit, skipped", type(model).__name__)
         if first.is_meta:
             return self.flow.note("parameters without data (meta device), skipped", type(model).__name__)
@@ -231,7 +228,7 @@ class _Recorder:
 
     def was_skipped(self, step: Step) -> bool:
         """Whether a GradScaler skipped the update: the gradients are gone without one, or are not finite."""
-        if not step.went_back or self.in_update:  # in the update, a closure may clear the gradients
+        if not step.backward_passes or self.in_update:  # in the update, a closure may clear the gradients
             return False
         infinite = step.total is not None and step.total.isinf() | step.total.isnan()
         return bool(infinite) or all(one.grad is None for one in self.parameters.values())
@@ -242,7 +239,10 @@ class _Recorder:
         if output is None and sys.exc_info()[0] is not None:
             return self.drop_half_step()  # the pass has failed, and the reader may go on after it
         self.in_pass = False
-        step = self.step
+        step, tensor = self.step, next(floating_tensors(output), None)
+        layer, latest = self.watch.latest
+        if latest is not None and tensor is not None and tensor.layout == torch.strided and not tensor.is_nested:
+            self.flow.output_layer = layer if latest.data_ptr() == tensor.data_ptr() else ""  # a view of it counts
         self.watch.end()
         if step.recorded or not self.optimizers:
             for tensor in floating_tensors(output):
@@ -274,9 +274,12 @@ class _Recorder:
         if step.recorded and optimizer in self.copies:
             with torch.no_grad():
                 torch._foreach_sub_(self.copies[optimizer], list(self.updated[optimizer].values()))
+            places = list(self.updated[optimizer])
+            lengths = norms(self.copies[optimizer])
             if step.update_norms is None:
-                step.update_norms = torch.full_like(step.weight_norms, math.nan)
-            step.update_norms[list(self.updated[optimizer])] = norms(self.copies[optimizer])
+                step.update_norms = spread(lengths, places, step.weight_norms)
+            else:  # another optimizer has other parameters
+                step.update_norms[places] = lengths
 
 
 def _uncompiled(model: nn.Module, stack: ExitStack) -> nn.Module:

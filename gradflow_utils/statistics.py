@@ -12,9 +12,10 @@ from torch import Tensor
 from gradflow_utils.activations import Activation
 from gradflow_utils.layers import counts_always_on
 
-STATISTICS = ("mean", "std", "row_std", "min", "max", "saturated", "dead", "always_on", "rows")
+STATISTICS = ("mean", "std", "row_std", "min", "max", "saturated", "dead", "always_on", "identical", "rows")
+SMALL = 1 << 14  # values up to which alike layers are measured together
 DECIDABLE_ROWS = 16  # with fewer rows, whether a unit is dead stays undecided
-_SMALL = 1 << 12  # elements up to which float64 is quick
+_QUICK = 1 << 12  # elements up to which float64 is quick
 _PIECE = 1 << 20  # elements up to which float32 sums of squares are exact enough
 _SAFE = (1e-15, 1e15)  # norms whose squares neither vanish nor overflow in float32
 
@@ -29,7 +30,7 @@ def norm(tensor: Tensor) -> Tensor:
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
     size = tensor.numel()
-    if size > _SMALL and tensor.dtype == torch.float32 and tensor.device.type == "cpu":  # where float64 is slow
+    if size > _QUICK and tensor.dtype == torch.float32 and tensor.device.type == "cpu":  # where float64 is slow
         if size > _PIECE:
             return norms(tensor.reshape(-1).split(_PIECE)).norm()
         quick = torch.linalg.vector_norm(tensor)
@@ -75,6 +76,7 @@ class Moments:
         reach: [layers, units], the largest pre-activation; None if no unit of this activation can be dead.
         dead_below: the largest pre-activation of a dead unit is at most this.
         floor: [layers, units], the smallest output; None unless the activation is linear where positive.
+        some: [layers, some rows, units], the outputs there.
     """
 
     rows: int
@@ -86,6 +88,7 @@ class Moments:
     reach: Tensor | None
     dead_below: float
     floor: Tensor | None
+    some: Tensor
 
     def pooled_with(self, other: Moments) -> Moments:
         """The moments of the rows of both (Chan, Golub and LeVeque 1983, eq. 2.1)."""
@@ -105,6 +108,7 @@ class Moments:
             both(self.reach, other.reach, torch.maximum),
             self.dead_below,
             both(self.floor, other.floor, torch.minimum),
+            self.some,
         )
 
     @staticmethod
@@ -128,6 +132,7 @@ class Moments:
             self.saturated is None,
             self.reach is None,
             self.floor is None,
+            self.some.shape[1],
         )
 
     def __getitem__(self, layer: int) -> Moments:
@@ -140,11 +145,13 @@ class Moments:
         exact = self.deviation
         values = self.rows * self.mean.shape[1]
         row_std = exact / values**0.5
-        between = self.mean.std(dim=1, correction=0).to(exact)
+        between = norm_of_each(self.mean - self.mean.mean(dim=1, keepdim=True)) / self.mean.shape[1] ** 0.5
         nothing = exact * math.nan
         decided = self.rows >= DECIDABLE_ROWS
         dead = (self.reach <= self.dead_below).to(exact).mean(dim=1) if decided and self.reach is not None else nothing
         always_on = (self.floor > 0).to(exact).mean(dim=1) if decided and self.floor is not None else nothing
+        first = self.some[:, :, :1]
+        agrees = (self.some - first).abs_().sub_(1e-5 * first.abs()).amax(dim=1) <= 0
         table = {
             "mean": self.mean.mean(dim=1).to(exact),
             "std": torch.hypot(row_std, between),
@@ -154,6 +161,7 @@ class Moments:
             "saturated": nothing if self.saturated is None else self.saturated.to(exact) / values,
             "dead": dead,
             "always_on": always_on,
+            "identical": agrees.to(exact).mean(dim=1) if self.mean.shape[1] > 1 else nothing,
             "rows": torch.full_like(exact, self.rows),
         }
         return torch.stack([table[name] for name in STATISTICS], dim=1)
@@ -198,21 +206,30 @@ def moments(
         low, high = h.flatten(1).amin(dim=1), h.flatten(1).amax(dim=1)
     if entry is not None and entry.saturates:
         saturated = _count_outside(h, low, high, entry)
-    return Moments(rows, mean, deviation, low, high, saturated, reach, dead_below, floor)
+    return Moments(rows, mean, deviation, low, high, saturated, reach, dead_below, floor, _some_rows(h, units))
 
 
 def _deviation(h: Tensor, mean: Tensor, units: int, rows: int) -> Tensor:
     """The norm of each layer of h minus the means of its units, [layers]."""
     shape = [size if dimension in (0, units) else 1 for dimension, size in enumerate(h.shape)]
     if len(h) > 1 or h.device.type != "cpu":
-        return _norm_of_each(h - mean.reshape(shape))
+        return norm_of_each(h - mean.reshape(shape))
     total, of_means = float(norm(h)), float(norm(mean)) * rows**0.5
     if of_means * of_means < 0.9 * total * total < math.inf:  # in one pass, where that is exact to 1e-5
         return torch.tensor([(total**2 - of_means**2) ** 0.5], dtype=torch.float64, device=h.device)
     return norm(h - mean.reshape(shape)).reshape(1)
 
 
-def _norm_of_each(h: Tensor) -> Tensor:
+def _some_rows(h: Tensor, units: int) -> Tensor:
+    """The first rows of the first sample or batch, [layers, rows, units], as a copy."""
+    some = h.movedim(units, -1) if units < h.ndim - 1 else h
+    while some.ndim > 3:
+        some = some[:, 0]
+    return some[:, :DECIDABLE_ROWS].clone()
+
+
+def norm_of_each(h: Tensor) -> Tensor:
+    """The norm of each layer of h, float64 [layers]."""
     return torch.linalg.vector_norm(h.flatten(1), dim=1, dtype=_wide(h))
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradflow_utils.flow import BINS, GRADIENT_DECADES, FlowRecord
-from gradflow_utils.statistics import STATISTICS, Moments, norm, norms, total_norm
+from gradflow_utils.statistics import SMALL, Moments, norm, norm_of_each, norms, total_norm
 
 
 @dataclass(eq=False)
@@ -31,17 +31,16 @@ class Step:
     histograms: dict[str, dict[str, Tensor]] | None = None
     layers: dict[str, None] = field(default_factory=dict)  # in the order in which they ran
     moments: dict[tuple[str, ...], Moments] = field(default_factory=dict)
-    gradients: defaultdict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
-    time_steps: defaultdict[str, list[Tensor]] = field(
-        default_factory=lambda: defaultdict(list)
-    )  # first, last gradient norm
+    gradients: defaultdict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))  # norms
+    small: defaultdict[torch.Size, list[tuple[str, Tensor]]] = field(default_factory=lambda: defaultdict(list))
+    time_steps: defaultdict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))  # norms at the ends
     weight_norms: Tensor | None = None
     weight_grad_norms: Tensor | None = None
     total: Tensor | None = None
     without_gradient: list[str] = field(default_factory=list)  # parameters
     applied: list[Tensor] = field(default_factory=list)
     update_norms: Tensor | None = None
-    went_back: bool = False  # a backward pass has ended
+    backward_passes: int = 0
     updated: set[torch.optim.Optimizer] = field(default_factory=set)  # those that have stepped
     is_open: bool = True
     backward_noted: bool = False
@@ -49,7 +48,8 @@ class Step:
 
     def begin(self) -> None:
         """Measure the weights, if this is the step's first batch."""
-        self.backward_noted = False  # a backward pass that failed may have left it
+        self.backward_noted = False  # a backward pass that failed may have left this and that
+        self.small.clear()
         if self.recorded and self.weight_norms is None:
             self.weight_norms = norms(list(self.parameters.values()))
 
@@ -92,7 +92,10 @@ class Step:
         self.handles.append(tensor.register_hook(if_open))
 
     def see_gradient(self, layer: str, gradient: Tensor) -> None:
-        self.gradients[layer].append(norm(gradient))
+        if gradient.numel() <= SMALL and gradient.dtype == torch.float32 and gradient.layout == torch.strided:
+            self.small[gradient.shape].append((layer, gradient))  # measured together when the backward pass ends
+        else:
+            self.gradients[layer].append(norm(gradient))
         if self.histograms is not None:
             self.add_histogram("gradient", layer, gradient.abs().log10(), GRADIENT_DECADES)
         self.note_backward(gradient)
@@ -107,12 +110,17 @@ class Step:
         self.backward_noted = False
         if not self.is_open:
             return
-        self.went_back = True
+        self.backward_passes += 1
+        for alike in self.small.values():
+            layers, gradients = zip(*alike)
+            for layer, length in zip(layers, norm_of_each(torch.stack(gradients)).unbind()):
+                self.gradients[layer].append(length)
+        self.small.clear()
         if self.recorded:
             gradients = [one.grad for one in self.parameters.values()]
             present = [number for number, gradient in enumerate(gradients) if gradient is not None]
             lengths = norms([gradients[number] for number in present])
-            self.weight_grad_norms, self.total = _spread(lengths, present, self.weight_norms), total_norm(lengths)
+            self.weight_grad_norms, self.total = spread(lengths, present, self.weight_norms), total_norm(lengths)
             self.without_gradient = [name for name, one in self.parameters.items() if one.grad is None]
 
     # The end
@@ -130,17 +138,10 @@ class Step:
         losses, flow._losses = flow._losses, []
         if not self.recorded:
             return
-        nothing = self.weight_norms.new_tensor(math.nan)
+        nothing = torch.full((), math.nan, dtype=self.weight_norms.dtype, device=self.weight_norms.device)
         none = nothing.expand(len(self.parameters))
 
-        alike: dict[tuple, dict[tuple[str, ...], Moments]] = {}
-        for names, one in self.moments.items():
-            alike.setdefault(one.kind, {})[names] = one
-        joined = [Moments.joined(list(group.values())) for group in alike.values()]
-        tables = [one.statistics().to(one.mean.dtype) for one in joined]
-        order = [name for group in alike.values() for names in group for name in names]
-        flow._forward.append(order, torch.cat(tables) if tables else nothing.expand(0, len(STATISTICS)))
-
+        flow.add_moments(self.moments)
         known = set(flow.layers)
         flow.layers += [name for name in self.layers if name not in known]
         backward = []
@@ -150,7 +151,7 @@ class Step:
             backward.append(nothing if ends is None else torch.div(*torch.stack(ends).norm(dim=0)))
             if lengths is None:
                 reached = (
-                    "the loss does not reach it, or it ran without gradients" if self.went_back else "no backward pass"
+                    "the loss does not reach it, or it ran without gradients" if self.backward_passes else "no backward pass"
                 )
                 flow.note(f"no gradient: {reached}", name)
         flow._backward.append(self.layers, torch.stack(backward).reshape(-1, 2) if backward else nothing.expand(0, 2))
@@ -167,8 +168,9 @@ class Step:
             )
 
         loss = torch.stack(losses).mean().to(nothing) if losses else nothing
+        total = nothing if self.total is None else self.total
         applied = _root_sum_square(self.applied) if self.applied else nothing
-        flow._step.append(("",), torch.stack((loss, nothing if self.total is None else self.total, applied))[None])
+        flow._step.append(("",), torch.stack((loss, total, applied, torch.full_like(nothing, self.backward_passes)))[None])
         for kind, shares in (self.histograms or {}).items():
             flow._histograms[kind].append(
                 shares, torch.stack(list(shares.values())) if shares else nothing.expand(0, BINS[kind] + 2)
@@ -176,13 +178,13 @@ class Step:
         flow.steps.append(self.number)
 
 
-def _spread(values: Tensor, places: list[int], like: Tensor) -> Tensor:
+def spread(values: Tensor, places: list[int], like: Tensor) -> Tensor:
     """A vector as long as `like` with the values at their places and NaN elsewhere."""
-    if len(places) == len(like):
+    if places == list(range(len(like))):
         return values
-    spread = torch.full_like(like, math.nan)
-    spread[places] = values.to(like)
-    return spread
+    whole = torch.full_like(like, math.nan)
+    whole[places] = values.to(like)
+    return whole
 
 
 def _root_sum_square(lengths: list[Tensor]) -> Tensor:

@@ -21,10 +21,9 @@ from gradflow_utils.layers import (
     is_weighted,
     own_parameters,
 )
-from gradflow_utils.statistics import moments, norms
+from gradflow_utils.statistics import SMALL, moments, norm_of_each, norms
 from gradflow_utils.stepping import Step
 
-_SMALL = 1 << 14  # values up to which the outputs of alike layers are measured together
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # their activations are inside, out of sight
 
 
@@ -58,6 +57,7 @@ class LayerWatch:
         self.called: set[nn.Module] = set()  # in any forward pass
         self.last: nn.Module | None = None  # the module with parameters that ran last
         self.waiting: dict[tuple, dict[str, tuple[Tensor, Tensor | None]]] = {}  # small outputs, by what they share
+        self.latest: tuple[str, Tensor | None] = "", None  # output in the forward pass under way
         self.handles: list = []
 
     def __reduce__(self):
@@ -94,6 +94,7 @@ class LayerWatch:
     def stop(self) -> None:
         """Stop watching. What runs until the next forward pass is no part of it: checkpointing, a layer alone."""
         self.step = None
+        self.latest = "", None
         self.waiting.clear()
         if self.functions is not None:
             self.functions.__exit__(None, None, None)
@@ -155,7 +156,7 @@ class LayerWatch:
             self.last, name = module, self.names[module]
             self.called.add(module)
             if isinstance(module, _RECURRENT):
-                self.see(name, output, self.units[module])
+                self.see(name, output, self.units[module], ACTIVATIONS.get(getattr(module, "nonlinearity", "")))
             elif self.at_parameters:
                 self.makeshift_layers.add(self.see(name, output, self.units[module]))
 
@@ -179,6 +180,7 @@ class LayerWatch:
         else:
             with torch._C.DisableTorchFunction():
                 step.layers[name] = None
+                self.latest = name, tensor
                 if entry is None or not entry.dead_below or not isinstance(z, Tensor) or z.shape != tensor.shape:
                     z = None
                 self.measure(name, tensor.detach(), units, entry, z)
@@ -191,7 +193,7 @@ class LayerWatch:
 
     def measure(self, name: str, h: Tensor, units: int, entry: Activation | None, z: Tensor | None) -> None:
         z = None if z is None else z.detach()
-        if h.numel() > _SMALL:
+        if h.numel() > SMALL:
             self.step.add((name,), moments(h[None], units, entry, None if z is None else z[None]))
         elif h.numel() > 0:  # copied now, since what follows may write over it, and measured when the pass ends
             alike = self.waiting.setdefault((h.shape, h.dtype, h.device, units, entry, z is None), {})
@@ -211,7 +213,7 @@ class LayerWatch:
         name = self.name_of_call(self.names[module])
 
         def see_gradient(gradient: Tensor) -> None:
-            lengths = norms(gradient.split(sizes) if packed else gradient.unbind(time))
+            lengths = norms(gradient.split(sizes)) if packed else norm_of_each(gradient.movedim(time, 0))
             last = (lengths > 0).flip(0).long().argmax()  # what stands behind it is padding
             step.time_steps[name].append(torch.stack((lengths[0], lengths.flip(0)[last])))
 

@@ -383,7 +383,7 @@ def test_frame_has_one_row_per_step_name_and_quantity():
             train_step(net, normal(20, 6, seed=seed))
     frame = flow.to_frame()
     assert list(frame.columns) == ["step", "name", "quantity", "value"]
-    assert len(frame) == 3 * (11 * 2 + 3 * 6 + 3)
+    assert len(frame) == 3 * (12 * 2 + 3 * 6 + 4)
     assert frame[frame.quantity == "total_grad_norm"].value.tolist() == flow["total_grad_norm"].tolist()
     for quantity, names in [("std", flow.layers), ("weight_grad_norm", flow.parameters)]:
         table = frame[frame.quantity == quantity].pivot(index="step", columns="name", values="value")
