@@ -2,8 +2,8 @@
 
 Run: python benchmarks/diagnosis.py [--readme]. It prints a table and the verdicts that were wrong;
 --readme writes the table into README.md. `bank` is the one on which the thresholds were chosen.
-`second_bank` was labelled by somebody who did not know the rules, before anything was run, and
-nothing was changed after it was judged.
+`second_bank` was labelled before anything was run, by somebody who had seen neither the rules nor the
+first bank, and nothing was changed because of its verdicts.
 """
 
 from __future__ import annotations
@@ -111,4 +111,5 @@ if __name__ == "__main__":
     print(*wrong(results), sep="\n")
     if arguments.readme:
         readme = Path(__file__).parent.parent / "README.md"
-        readme.write_text(write_block(readme.read_text(encoding="utf-8"), "diagnosis", table(results)), encoding="utf-8")
+        text = write_block(readme.read_text(encoding="utf-8"), "diagnosis", table(results))
+        readme.write_text(text, encoding="utf-8")

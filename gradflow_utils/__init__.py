@@ -1,11 +1,12 @@
-"""gradflow_utils: the microscope of the gradflow course. Record, then plot.
+"""gradflow_utils: the microscope of the gradflow course. Record, then look or judge.
 
     import gradflow_utils as gf
 
     net = gf.mlp([64, *[128] * 20, 10], activation="tanh", init="xavier")
-    with gf.record(net) as flow:
+    with gf.record(net, optimizer) as flow:
         gf.train(net, gf.digits(), optimizer, steps=200)
     gf.show(gf.plot_profiles(flow))
+    print(gf.diagnose(flow))
 
 Importing this costs little beyond torch: matplotlib, pandas, ipywidgets and scikit-learn are
 loaded by the first call that needs them.
@@ -17,12 +18,12 @@ import importlib
 
 from gradflow_utils.activations import ACTIVATIONS, Activation, activation
 from gradflow_utils.data import Digits, Split, digits
-from gradflow_utils.networks import INITIALISATIONS, MLP, Residual, mlp
 from gradflow_utils.flow import FlowRecord
+from gradflow_utils.networks import INITIALISATIONS, MLP, Residual, mlp
 from gradflow_utils.recording import record
 from gradflow_utils.training import accuracy, progress_bar, train
 
-# Public names whose modules need matplotlib or ipywidgets: imported when first used (PEP 562).
+# Public names that recording does without: their modules are imported when first used (PEP 562).
 _LAZY = {
     "Diagnosis": "diagnosis",
     "Finding": "rules",
@@ -35,6 +36,14 @@ _LAZY = {
     "plot_singular_values": "plots",
     "plot_timeline": "pictures",
     "plot_updates": "plots",
+    "chi_1": "theory",
+    "critical_gain": "theory",
+    "depth_scale": "theory",
+    "fixed_point": "theory",
+    "predicted_profiles": "prediction",
+    "preserving_gain": "theory",
+    "singular_values": "jacobian",
+    "variance_map": "theory",
     "guess": "page",
     "show": "page",
     "STYLE": "style",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import html
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,8 @@ class Diagnosis(Sequence):
         lines = [self._headline()]
         for number, finding in enumerate(self.findings, start=1):
             lines += ["", f"{number}. {finding.kind}"]
-            lines += [f"   {part + ':':10}{getattr(finding, part)}" for part in _PARTS]
+            for part in _PARTS:
+                lines += textwrap.wrap(getattr(finding, part), 100, initial_indent=f"   {part + ':':10}", subsequent_indent=13 * " ")
         return "\n".join(lines + ([""] if self.notes else []) + [f"Note: {remark}" for remark in self._remarks()])
 
     __repr__ = __str__

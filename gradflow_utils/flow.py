@@ -39,16 +39,22 @@ class Table:
         if self._waiting and (
             names != self._names or len(self._waiting) == _PACK or block.dtype != self._waiting[0].dtype
         ):
-            self._packed.append((self._names, torch.stack(self._waiting)))
-            self._waiting = []
+            self.pack()
         if names != self._names:  # else keep the one tuple that all steps share
             self._names = names
         self._waiting.append(block)
 
+    def pack(self) -> None:
+        """Put the steps that wait into one tensor."""
+        if self._waiting:
+            self._packed.append((self._names, torch.stack(self._waiting)))
+            self._waiting = []
+
     def read(self, names: Sequence[str], quantity: int | slice) -> Tensor:
         """float64 [steps, names] of one quantity, or [steps, names, quantities]; NaN where a step lacks the name."""
         parts = []
-        for own, values in [*self._packed, *([(self._names, torch.stack(self._waiting))] if self._waiting else [])]:
+        self.pack()
+        for own, values in self._packed:
             values = values[:, :, quantity].to("cpu", torch.float64)
             part = values.new_full((len(values), len(names), *values.shape[2:]), math.nan)
             place = {name: column for column, name in enumerate(own)}
@@ -193,6 +199,13 @@ class FlowRecord:
             rows = [next(blocks[one.kind]) for one in step.values()]
             names = [name for names in step for name in names]
             self._forward.append(names, torch.cat(rows) if rows else torch.empty(0, len(STATISTICS)))
+
+    def settle(self) -> None:
+        """The recording is over: keep what was measured as compactly as possible."""
+        self.measure()
+        for table in (self._forward, self._backward, self._parameter, self._gradient, self._step, *self._histograms.values()):
+            table.pack()
+        self._finish = do_nothing
 
     def add_loss(self, loss: Tensor) -> None:
         """Give the record the loss of the step under way, a scalar; several of one step are averaged."""

@@ -61,7 +61,8 @@ def through_layers(flow: Readings) -> Ratio:
     last = max(known[-few:], key=lambda number: typical[number])
     ratio = float(typical[first] / typical[last])
     names = tuple(flow.layers[number] for number in known)
-    evidence = f"the gradient at {flow.layers[first]} is {ratio:.1e} times that at {flow.layers[last]}, {len(known)} layers"
+    chosen = f", the largest of the first {few} layers," if few > 1 else ""
+    evidence = f"the gradient at {flow.layers[first]}{chosen} is {ratio:.1e} times that at {flow.layers[last]}"
     return Ratio(ratio, names, evidence)
 
 

@@ -12,7 +12,7 @@ from threading import get_ident
 import torch
 from torch import Tensor, nn
 
-from gradflow_utils.flow import BINS, FlowRecord, do_nothing
+from gradflow_utils.flow import BINS, FlowRecord
 from gradflow_utils.layers import floating_tensors, weight_names
 from gradflow_utils.statistics import norms, total_norm
 from gradflow_utils.stepping import Step, spread
@@ -153,8 +153,7 @@ class _Recorder:
             handle.remove()
         self.close_step()
         flow = self.flow
-        flow.measure()
-        flow._finish = do_nothing
+        flow.settle()
         if flow.steps:
             for name in self.watch.never_called():
                 flow.note("never called as a module, so not seen", name)

@@ -35,7 +35,7 @@ def test_every_public_name_resolves_to_the_same_thing_each_time():
         "changing = [name for name in first if getattr(gf, name) is not first[name]];"
         "print(json.dumps([gf.__all__, modules, changing]))"
     )
-    assert {"explore", "show", "plot_profiles", "record", "mlp"} <= set(names)
+    assert {"explore", "show", "plot_profiles", "record", "mlp", "diagnose", "critical_gain", "singular_values"} <= set(names)
     assert len(set(names)) == len(names)
     assert modules == changing == []
 
