@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import html
+import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,8 +52,8 @@ class Diagnosis(Sequence):
         lines = [self._headline()]
         for number, finding in enumerate(self.findings, start=1):
             lines += ["", f"{number}. {finding.kind}"]
-            for part in _PARTS:
-                lines += textwrap.wrap(getattr(finding, part), 100, initial_indent=f"   {part + ':':10}", subsequent_indent=13 * " ")
+            for part, text in self._parts(finding):
+                lines += textwrap.wrap(text, 100, initial_indent=f"   {part + ':':10}", subsequent_indent=13 * " ")
         return "\n".join(lines + ([""] if self.notes else []) + [f"Note: {remark}" for remark in self._remarks()])
 
     __repr__ = __str__
@@ -61,12 +62,16 @@ class Diagnosis(Sequence):
         parts = [f"<p><b>{html.escape(self._headline())}</b></p>"]
         for finding in self.findings:
             rows = "".join(
-                f'<tr><th style="{_LEFT}">{part}</th><td style="{_LEFT}">{html.escape(getattr(finding, part))}</td></tr>'
-                for part in _PARTS
+                f'<tr><th style="{_LEFT}">{part}</th><td style="{_LEFT}">{html.escape(text)}</td></tr>'
+                for part, text in self._parts(finding)
             )
             parts.append(f'<table><caption style="{_LEFT}"><b>{html.escape(finding.kind)}</b></caption>{rows}</table>')
         parts += [f"<p>Note: {html.escape(remark)}</p>" for remark in self._remarks()]
         return "".join(parts)
+
+    def _parts(self, finding: Finding) -> list[tuple[str, str]]:
+        threshold = f" (threshold {finding.threshold:g})" if 0 < finding.threshold < math.inf else ""
+        return [(part, getattr(finding, part) + (threshold if part == "evidence" else "")) for part in _PARTS]
 
     def _headline(self) -> str:
         count = len(self.findings)
@@ -108,8 +113,7 @@ def diagnose(
         raise TypeError(f"what: got {type(what).__name__}, expected a FlowRecord or a torch.nn.Module")
     elif batch is not None or loss_fn is not None:
         raise ValueError("batch, loss_fn: they belong to a model, not to a record; call gf.diagnose(flow)")
-    if len(what) == 0:
-        raise ValueError("flow: the record holds no step; run the model inside the record block, in training mode")
+    what.check_has_steps()
     steps = "1 step" if len(what) == 1 else f"{len(what)} steps"
     scope = f"{steps} of {len(what.layers)} layers and {len(what.parameters)} parameters"
     return Diagnosis(tuple(find(what)), scope, dict(what.notes))
@@ -117,16 +121,39 @@ def diagnose(
 
 def _record_once(model: nn.Module, batch: tuple[Any, Any] | None, loss_fn: Callable | None) -> FlowRecord:
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        raise ValueError("batch: expected a pair (x, y), as in gf.diagnose(model, (x, y), loss_fn)")
-    if not callable(loss_fn):
-        raise ValueError("loss_fn: expected a function (output, y) -> scalar loss, such as torch.nn.functional.cross_entropy")
-    x, y = batch
-    model = copy.deepcopy(model)
+        came = f"{len(batch)} things" if isinstance(batch, (tuple, list)) else type(batch).__name__
+        raise ValueError(
+            f"batch: got {came}, expected a pair (x, y), as in gf.diagnose(model, (x, y), loss_fn); "
+            "of a DataLoader take next(iter(loader))"
+        )
+    if not callable(loss_fn) or isinstance(loss_fn, type):
+        raise ValueError(
+            "loss_fn: expected a function (output, y) -> scalar loss, such as torch.nn.functional.cross_entropy"
+        )
+    x, y = _without_graph(batch[0]), batch[1]
+    try:
+        model, loss_fn = copy.deepcopy((model, loss_fn))
+    except RuntimeError as error:
+        raise ValueError(
+            f"model: it cannot be copied; record a training step of it instead. torch says: {error}"
+        ) from error
     if not model.training:
         model.train()
-    with torch.random.fork_rng(), record(model) as flow:  # dropout draws numbers
+    with torch.random.fork_rng(), torch.enable_grad(), record(model) as flow:  # dropout draws numbers
         output = model(**x) if isinstance(x, Mapping) else model(*x) if isinstance(x, (tuple, list)) else model(x)
         loss = loss_fn(output, y)
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            came = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise ValueError(f"loss_fn: returned {came}, expected a scalar that depends on a trainable parameter")
         flow.add_loss(loss)
         loss.backward()
     return flow
+
+
+def _without_graph(x: Any) -> Any:
+    """The same inputs, cut off from what made them."""
+    if isinstance(x, Tensor):
+        return x.detach()
+    if isinstance(x, Mapping):
+        return {name: _without_graph(one) for name, one in x.items()}
+    return type(x)(map(_without_graph, x)) if type(x) in (tuple, list) else x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from torch import Tensor
 from gradflow_utils.statistics import STATISTICS, Moments
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas
 
 LAYER_QUANTITIES = (*STATISTICS, "grad_norm", "time_ratio")
@@ -21,6 +23,7 @@ STEP_QUANTITIES = ("loss", "total_grad_norm", "applied_grad_norm", "backward_pas
 QUANTITIES = LAYER_QUANTITIES + PARAMETER_QUANTITIES + STEP_QUANTITIES
 BINS = {"activation": 32, "gradient": 60}
 GRADIENT_DECADES = (-20.0, 10.0)  # the range of the histogram of gradients, as powers of ten
+FROZEN = "no gradient: frozen (requires_grad=False)"  # a note
 _PACK = 64  # steps that are packed into one tensor
 _TOGETHER = 8  # steps whose statistics are computed together
 
@@ -80,7 +83,7 @@ class FlowRecord:
                               deviation over rows, root mean square over units)
         saturated             share of outputs where the slope is below 6 % of its maximum
         dead                  share of units that are off on every row: no positive output of a ReLU,
-                              a slope below 5 % of a GELU or SiLU; undecided below 16 rows
+                              a slope below 5 % of a smooth relative such as GELU; undecided below 16 rows
         always_on             share of ReLU or leaky ReLU units that are positive on every row
         identical             share of units that give the same as the layer's first unit, on some rows
         rows                  rows in this step. A row is a sample and, in images and sequences, one
@@ -105,7 +108,8 @@ class FlowRecord:
         backward_passes       how many backward passes the step had
 
     NaN stands for "there was none", with the reason in `notes`. `steps` are the numbers of the
-    recorded steps, `notes` maps each remark on what could not be seen to the names it concerns.
+    recorded steps, `weights` the parameters that are matrices or kernels, `output_layer` the layer
+    whose output is that of the model, if there is one, and `notes` maps each remark on what could not be seen to the names it concerns.
     Batches that were accumulated into one step are pooled, and several backward passes through one
     output count like batches.
     """
@@ -125,6 +129,7 @@ class FlowRecord:
     _step: Table = field(default_factory=Table)
     _histograms: dict[str, Table] = field(default_factory=lambda: {which: Table() for which in BINS})
     _losses: list[Tensor] = field(default_factory=list)  # of the step under way
+    _over: bool = False
     _finish: Callable[[], None] = do_nothing  # inside the block: writes the step under way, if it is finished
 
     def __repr__(self) -> str:
@@ -205,14 +210,24 @@ class FlowRecord:
         self.measure()
         for table in (self._forward, self._backward, self._parameter, self._gradient, self._step, *self._histograms.values()):
             table.pack()
-        self._finish = do_nothing
+        self._finish, self._over = do_nothing, True
 
     def add_loss(self, loss: Tensor) -> None:
         """Give the record the loss of the step under way, a scalar; several of one step are averaged."""
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise ValueError(f"loss: got {type(loss).__name__}, expected a scalar tensor, such as loss_fn(model(x), y)")
+        if self._over:
+            raise ValueError("loss: the recording is over; call add_loss inside the block")
         self.has_loss = True
         self._losses.append(loss.detach().reshape(()))
+
+    def check_has_steps(self) -> None:
+        """Raise ValueError if there is nothing to look at."""
+        if len(self) == 0:
+            raise ValueError(
+                "flow: the record holds no step that has finished; inside the record block run forward, backward and, "
+                "if it was given, the optimizer's step, in training mode"
+            )
 
     def note(self, remark: str, name: str) -> None:
         """Add the name of a layer or parameter to those that a remark concerns."""
@@ -234,3 +249,12 @@ class FlowRecord:
                 pandas.DataFrame({"quantity": quantity, "value": values.flatten()}, index=index).reset_index()
             )
         return pandas.concat(frames, ignore_index=True)
+
+
+def median_of_known(values: np.ndarray, axis: int) -> np.ndarray:
+    """The median without the NaNs; NaN where there is nothing else."""
+    import numpy as np
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # about rows of nothing but NaN
+        return np.nanmedian(values, axis=axis)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import is_dataclass, replace
 
 import torch
@@ -121,3 +123,18 @@ def counts_always_on(entry: Activation) -> bool:
 
 def _is_norm(module: nn.Module) -> bool:
     return re.search(r"Norm", type(module).__name__) is not None
+
+
+def run_uncompiled(model: nn.Module, stack: ExitStack) -> nn.Module:
+    """The model behind torch.compile; what is compiled runs eagerly until the stack closes."""
+    if "torch._dynamo" not in sys.modules:
+        return model
+    from torch._dynamo.eval_frame import OptimizedModule
+
+    if hasattr(torch.compiler, "set_stance"):
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+    elif any(
+        isinstance(module, OptimizedModule) or module._compiled_call_impl is not None for module in model.modules()
+    ):
+        raise ValueError("model: it is compiled; record it before torch.compile, or with torch 2.6 or later")
+    return model._orig_mod if isinstance(model, OptimizedModule) else model

@@ -39,11 +39,6 @@ def show(figure: Figure | Axes | Any, caption: str = "", alt: str | None = None)
         sys.modules["matplotlib.pyplot"].close(figure)
 
 
-def describe(ax: Axes, text: str) -> None:
-    """Give axes their alternative text, which `show` passes on."""
-    ax.alternative_text = text
-
-
 def guess(value: object, smallest: float = -math.inf, largest: float = math.inf) -> float:
     """Read the guess that the reader wrote in a "predict first" cell; never raises.
 

@@ -10,9 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import MaxNLocator
 
-from gradflow_utils.flow import FlowRecord
-from gradflow_utils.page import describe
-from gradflow_utils.style import STYLE, at_least, median_of_known, new_axes, whole_numbers, write_across
+from gradflow_utils.flow import FlowRecord, median_of_known
+from gradflow_utils.style import STYLE, at_least, describe, new_axes, whole_numbers, write_across
 from gradflow_utils.wording import LABELS, LINEAR_SCALE, SHARES
 from gradflow_utils.wording import columns, evenly_chosen, level, noun, off_scale, one_line, share, shortened
 from gradflow_utils.wording import tick_names, trend

@@ -18,10 +18,9 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from torch import Tensor
 
 from gradflow_utils.activations import activation
-from gradflow_utils.flow import FlowRecord
-from gradflow_utils.page import describe
+from gradflow_utils.flow import FlowRecord, median_of_known
 from gradflow_utils.style import COLOURS, MARKERS, STYLE
-from gradflow_utils.style import at_least, draw_on_log_scale, mark_counted, median_of_known, new_axes, padded
+from gradflow_utils.style import at_least, describe, draw_on_log_scale, mark_counted, new_axes, padded
 from gradflow_utils.style import whole_numbers, write_across
 from gradflow_utils.wording import LABELS, PROFILES
 from gradflow_utils.wording import columns, level, noun, off_scale, one_line, shortened, tick_names, trend

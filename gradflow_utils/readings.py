@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
-from gradflow_utils.flow import FlowRecord
+from gradflow_utils.flow import FlowRecord, median_of_known
 
 
 class Readings:
@@ -50,7 +49,7 @@ class Ratio:
 
 def through_layers(flow: Readings) -> Ratio:
     """The gradient at the first layer over that at the last hidden one."""
-    typical = median(flow["grad_norm"], axis=0)
+    typical = median_of_known(flow["grad_norm"], axis=0)
     # A branch that starts at zero has no gradient at all and says nothing about the others; the best of the first tenth counts.
     hidden = [number for number, name in enumerate(flow.layers) if name != flow.flow.output_layer]
     known = [number for number in hidden if 0 < typical[number] < math.inf]
@@ -68,7 +67,7 @@ def through_layers(flow: Readings) -> Ratio:
 
 def through_time(flow: Readings) -> Ratio:
     """The gradient at the first time step over that at the last, in the recurrent layer where it is most extreme."""
-    typical = median(flow["time_ratio"], axis=0)
+    typical = median_of_known(flow["time_ratio"], axis=0)
     measured = [number for number in range(len(flow.layers)) if np.isfinite(typical[number]) and typical[number] > 0]
     if not measured:
         return Ratio(math.nan)
@@ -79,18 +78,11 @@ def through_time(flow: Readings) -> Ratio:
 
 def signal_ratio(flow: Readings) -> float:
     """The signal at the last layer over that at the first."""
-    signal = median(flow["row_std"], axis=0)
+    signal = median_of_known(flow["row_std"], axis=0)
     signal = signal[np.isfinite(signal)]
     return float(signal[-1] / signal[0]) if len(signal) > 1 and signal[0] > 0 else 1.0
 
 
 def late(values: np.ndarray) -> np.ndarray:
     """The median over the last half of the steps: the state that training has led to."""
-    return median(values[len(values) // 2 :], axis=0)
-
-
-def median(values: np.ndarray, axis: int) -> np.ndarray:
-    """The median of what is not NaN."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # about layers without a value
-        return np.nanmedian(values, axis=axis)
+    return median_of_known(values[len(values) // 2 :], axis=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gradflow_utils.flow import BINS, FlowRecord
-from gradflow_utils.layers import floating_tensors, weight_names
+from gradflow_utils.layers import floating_tensors, run_uncompiled, weight_names
 from gradflow_utils.statistics import norms, total_norm
 from gradflow_utils.stepping import Step, spread
 from gradflow_utils.training import check_has_parameters
@@ -37,9 +36,9 @@ def record(
     A step begins with a forward pass of `model` in training mode with gradients enabled. It ends
     with `optimizer.step()`, so that accumulated batches belong to one step; without an optimizer it
     ends with the backward pass. Layers are the activations, whether modules (`nn.ReLU`) or functions
-    (`F.relu`, then named after the module that ran last), and recurrent modules; a network with fewer
-    than one activation to eight weight matrices is recorded at all its modules with parameters as
-    well. A layer that runs twice in one forward pass gets one column per call: `act`, `act:1`.
+    (`F.relu`, then named after the module that ran last), and recurrent modules. Functions are looked
+    for where there is less than one activation module to two weight matrices; a network with fewer than
+    one activation to eight weight matrices is recorded at all its modules with parameters as well. A layer that runs twice in one forward pass gets one column per call: `act`, `act:1`.
 
     The hooks live exactly as long as the block. If an exception ends it, the step that was under
     way is dropped, the finished steps are kept, and the exception passes on. A copy or a pickle
@@ -53,27 +52,30 @@ def record(
         every: records one step in so many, the first among them.
         mode: "training", or "evaluation" to record the forward passes in eval mode or without
             gradients instead, each a step.
-        histograms: keep histograms of activations and gradients (370 bytes per layer and step).
+        histograms: keep histograms of activations and gradients (384 bytes per layer and step).
 
     Yields:
         The `FlowRecord`, which fills as the block runs.
 
     Raises:
         ValueError: the model has no parameters, `every` or `mode` is out of range.
-        TypeError: `optimizer` is none.
+        TypeError: `model` is not a module, or `optimizer` is neither an optimizer nor a sequence of them.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: got {_described(model)}, expected a torch.nn.Module; it comes before the optimizer")
     optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else optimizer
     if not isinstance(optimizers, Sequence) or not all(isinstance(one, torch.optim.Optimizer) for one in optimizers):
         raise TypeError(
-            f"optimizer: got {type(optimizer).__name__}, expected a torch.optim.Optimizer or a list of them"
+            f"optimizer: got {_described(optimizer)}, expected a torch.optim.Optimizer or a list of them, not the "
+            "parameters; leave it out if there is none"
         )
-    if not isinstance(every, int) or every < 1:
+    if type(every) is not int or every < 1:
         raise ValueError(f"every: got {every!r}, expected a whole number, at least 1")
     if mode not in ("training", "evaluation"):
         raise ValueError(f"mode: got {mode!r}, expected 'training' or 'evaluation'")
     check_has_parameters(model)
     with ExitStack() as uncompiled:
-        recorder = _Recorder(_uncompiled(model, uncompiled), optimizers, every, mode == "training", histograms)
+        recorder = _Recorder(run_uncompiled(model, uncompiled), optimizers, every, mode == "training", histograms)
         try:
             recorder.start()
             yield recorder.flow
@@ -87,7 +89,7 @@ def record(
         seen = "".join(f". Seen: {', '.join(names)}: {remark}" for remark, names in flow.notes.items())
         warnings.warn(
             "nothing was recorded: inside the block, call the model itself, in training mode (model.train()) and with "
-            f"gradients enabled, or use mode='evaluation'{seen}",
+            f"gradients enabled, not model.forward or a part of it; or use mode='evaluation'{seen}",
             stacklevel=3,
         )
 
@@ -157,8 +159,13 @@ class _Recorder:
         if flow.steps:
             for name in self.watch.never_called():
                 flow.note("never called as a module, so not seen", name)
+            held = {number for places in self.updated.values() for number in places}
+            left_out = [name for number, name in enumerate(flow.parameters) if held and number not in held]
+            for name in left_out:
+                if self.parameters[name].requires_grad:
+                    flow.note("trainable, but in no optimizer that was given", name)
             total, applied = flow["total_grad_norm"], flow["applied_grad_norm"]
-            if ((applied - total).abs() > 1e-3 * total).any():
+            if not left_out and ((applied - total).abs() > 1e-3 * total).any():
                 flow.note("changed between backward and optimizer.step(), by clipping or a GradScaler", "gradients")
         self.copies.clear()
 
@@ -281,16 +288,10 @@ class _Recorder:
                 step.update_norms[places] = lengths
 
 
-def _uncompiled(model: nn.Module, stack: ExitStack) -> nn.Module:
-    """The model behind torch.compile; what is compiled runs eagerly until the stack closes."""
-    if "torch._dynamo" not in sys.modules:
-        return model
-    from torch._dynamo.eval_frame import OptimizedModule
-
-    if hasattr(torch.compiler, "set_stance"):
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
-    elif any(
-        isinstance(module, OptimizedModule) or module._compiled_call_impl is not None for module in model.modules()
-    ):
-        raise ValueError("model: it is compiled; record it before torch.compile, or with torch 2.6 or later")
-    return model._orig_mod if isinstance(model, OptimizedModule) else model
+def _described(argument: object) -> str:
+    """What came instead of a model or an optimizer."""
+    if isinstance(argument, type):
+        return f"the class {argument.__name__}"
+    if isinstance(argument, (list, tuple)) and argument:
+        return f"a {type(argument).__name__} of {type(argument[0]).__name__}"
+    return type(argument).__name__

@@ -12,16 +12,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradflow_utils.flow import FlowRecord
-from gradflow_utils.readings import Readings, late, median, not_finite, signal_ratio, through_layers, through_time
+from gradflow_utils.flow import FROZEN, FlowRecord, median_of_known
+from gradflow_utils.readings import Readings, late, not_finite, signal_ratio, through_layers, through_time
 
 DEAD_SHARE = 0.4  # of a layer's units
 SATURATED_SHARE = 0.4  # of a layer's values
 VANISHING, EXPLODING = 1e-3, 1e3  # gradient at the first layer over that at the last
 LARGEST_ACTIVATION = 1e3  # root mean square of a layer's values
 UPDATE_TOO_LARGE, UPDATE_TOO_SMALL = 0.1, 5e-6  # update over weight: median over the weight matrices and steps
+FEWEST_UPDATES = 3  # the first of a warm-up, or of Adam, says little
 IDENTICAL_SHARE = 0.99  # of a layer's units
 UNUSED_SHARE = 0.25  # of the weight matrices may lack a gradient, if they belong to the second half
+FADED = 0.2  # signal that reaches a layer over that of the first: below this a bias decides whether a unit is on
 FADING = 0.1  # signal at the last layer over that at the first: below this the forward pass fades as well
 
 
@@ -59,7 +61,9 @@ def non_finite(flow: FlowRecord) -> Finding | None:
     row = rows[0]
     step, where = f"at step {flow.steps[row]}", ()
     if weights[row].any():
-        evidence, cause = f"a weight is NaN or inf {step}", "the update before it was: a learning rate that is too high"
+        where = (flow.parameters[np.flatnonzero(weights[row])[0]],)
+        evidence = f"the weight {where[0]} is NaN or inf {step}"
+        cause = "the update before it was: a learning rate that is too high"
     elif outputs[row].any():
         where = (flow.layers[np.flatnonzero(outputs[row])[0]],)
         evidence = f"the output of {where[0]} is the first to hold NaN or inf, {step}; all weights are finite"
@@ -68,28 +72,42 @@ def non_finite(flow: FlowRecord) -> Finding | None:
         evidence = f"the loss is NaN or inf {step}; all recorded outputs and weights are finite"
         cause = "the loss function or the output layer: log(0), division by 0, overflow"
     else:
-        evidence = f"a gradient is NaN or inf {step}; all recorded outputs and weights are finite"
+        spread = ~np.isfinite(flow["grad_norm"][row].numpy())  # from the layer where it arose towards the input
+        where = (flow.layers[np.flatnonzero(spread)[-1]],) if spread.any() else ()
+        evidence = f"the gradient is NaN or inf {step}, first {_at(where)}; all recorded outputs and weights are finite"
         cause = "an operation whose derivative is infinite, such as sqrt(0), log(0) or the norm of zeros; or loss scaling"
     cure = "check the batch with torch.isfinite; add a small constant inside sqrt, log and divisions; lower the learning rate"
     confirm = "torch.autograd.set_detect_anomaly(True) names the operation; after the cure no step is flagged"
     return Finding("non-finite", where, math.nan, math.inf, evidence, cause, cure, confirm)
 
 
+def _at(where: tuple[str, ...]) -> str:
+    return f"at {where[0]}" if where else "behind the recorded layers"
+
+
 def dead(flow: Readings) -> Finding | None:
     """Layers of ReLU-like units most of which are off on every row."""
     shares = late(flow["dead"])
-    layers = _above(flow, shares, DEAD_SHARE)
+    faded = _signal_has_faded(late(flow["row_std"]), shares > DEAD_SHARE)
+    layers = [number for number in _above(flow, shares, DEAD_SHARE) if not faded[number]]
     if not layers:
         return None
-    worst = max(layers, key=lambda number: shares[number])
-    cause = "biases or weights so negative that no input reaches the unit: an update that was too large, or the initialisation"
+    if (flow["dead"][0][layers] > DEAD_SHARE).any():
+        cause = "biases or weights that start so negative that no input reaches the unit"
+    else:
+        cause = "updates that were too large: at the first recorded step the units were alive"
     cure = "lower the learning rate or warm it up, start biases at 0, normalise pre-activations; leaky ReLU keeps a gradient"
     confirm = "dead falls below 0.4 when the network starts anew with the cure; dead units hardly come back by themselves"
-    if late(flow["row_std"])[worst] < FADING * late(flow["std"])[worst]:
-        cause = "the signal has faded before it gets there: the output hardly depends on the input, so a bias alone decides"
-        cure = "cure the vanishing signal: weights matched to the activation, normalisation, residual connections"
-        confirm = "row_std keeps its size through the layers, and dead falls below 0.4"
     return _finding_on_shares(flow, "dead", layers, shares, DEAD_SHARE, "units are off on every row", cause, cure, confirm)
+
+
+def _signal_has_faded(signal: np.ndarray, off: np.ndarray) -> list[bool]:
+    """For each layer, whether the signal had faded before it: units that are off there come back with the signal."""
+    faded = [False]
+    for number in range(1, len(signal)):
+        killed_there = off[number - 1] and not faded[-1]
+        faded.append(bool(signal[number - 1] < FADED * signal[0]) and not killed_there)
+    return faded
 
 
 def saturated(flow: Readings) -> Finding | None:
@@ -106,8 +124,17 @@ def saturated(flow: Readings) -> Finding | None:
 
 
 def _above(flow: Readings, shares: np.ndarray, threshold: float) -> list[int]:
-    """The layers with a larger share; a sigmoid at the output may be as sure as it likes."""
-    return [number for number, name in enumerate(flow.layers) if shares[number] > threshold and name != flow.flow.output_layer]
+    """The layers with a larger share. A sigmoid at the output may be as sure as it likes, and one call of many be a gate."""
+    calls: dict[str, list[float]] = {}
+    for name, share in zip(flow.layers, shares):
+        calls.setdefault(name.split(":")[0], []).append(share)
+    return [
+        number
+        for number, name in enumerate(flow.layers)
+        if shares[number] > threshold
+        and name != flow.flow.output_layer
+        and median_of_known(np.array(calls[name.split(":")[0]]), axis=0) > threshold
+    ]
 
 
 def _finding_on_shares(
@@ -122,7 +149,7 @@ def _finding_on_shares(
 def disconnected(flow: Readings) -> Finding | None:
     """Trainable weights on the input side that get no gradient, although weights behind them do."""
     gradients = flow["weight_grad_norm"][flow["backward_passes"] > 0]
-    frozen = set(flow.flow.notes.get("no gradient: frozen (requires_grad=False)", ()))
+    frozen = set(flow.flow.notes.get(FROZEN, ()))
     gets_none = np.isnan(gradients).all(axis=0) if len(gradients) < 2 else (np.isnan(gradients) | (gradients == 0)).all(axis=0)
     names = [name for name in flow.weights if name not in frozen]
     without = [name for name in names if len(gradients) and gets_none[flow.parameters.index(name)]]
@@ -137,7 +164,7 @@ def disconnected(flow: Readings) -> Finding | None:
     return Finding(
         "disconnected", where, 0.0, 0.0, evidence,
         "a detach(), no_grad(), .data or .item() between these layers and the loss, or an operation without derivative",
-        "remove it, or set requires_grad_(False) on these parameters if they are meant to stay",
+        "remove it; if they are meant to stay, as in a teacher, set requires_grad_(False) on these parameters",
         "weight_grad_norm of these parameters becomes a number",
     )  # fmt: skip
 
@@ -178,7 +205,10 @@ def vanishing(flow: Readings) -> Finding | None:
     if through.ratio < VANISHING:
         fades = signal_ratio(flow) < FADING
         cause = (
-            "each layer shrinks the signal, forward and backward: weights too small for the activation"
+            "each layer shrinks the signal, forward and backward: weights too small for the activation; a sigmoid, whose "
+            "slope is 1/4 at most, needs weights 4 times as large as tanh"
+            if fades and any("sigmoid" in name for name in flow.layers)
+            else "each layer shrinks the signal, forward and backward: weights too small for the activation"
             if fades
             else "each layer shrinks the gradient while the forward signal stays: small slopes, as of the sigmoid, of saturated "
             "units or of leaky ReLU on its negative side"
@@ -202,8 +232,10 @@ def vanishing(flow: Readings) -> Finding | None:
 def update_size(flow: Readings) -> Finding | None:
     """Updates that change the weight matrices by too much or by next to nothing."""
     columns = [flow.parameters.index(name) for name in flow.weights]
-    ratios = np.where(np.isfinite(flow["weight_grad_norm"]), flow["update_ratio"], np.nan)[:, columns]
-    typical = float(median(median(np.where(np.isfinite(ratios), ratios, np.nan), axis=1), axis=0))
+    if len(flow["loss"]) < FEWEST_UPDATES:
+        return None
+    ratios = np.where(flow["weight_grad_norm"] > 0, flow["update_ratio"], np.nan)[:, columns]
+    typical = float(median_of_known(median_of_known(np.where(np.isfinite(ratios), ratios, np.nan), axis=1), axis=0))
     evidence = f"a step changes a typical weight matrix by {typical:.1e} of its norm"
     confirm = "update_ratio lies near 1e-3"
     if typical > UPDATE_TOO_LARGE:
@@ -211,7 +243,7 @@ def update_size(flow: Readings) -> Finding | None:
         cure = "divide the learning rate by 10 until the ratio is near 1e-3, warm it up"
         return Finding("update too large", tuple(flow.weights), typical, UPDATE_TOO_LARGE, evidence, cause, cure, confirm)
     if typical < UPDATE_TOO_SMALL:
-        cause = "a learning rate that is too low or, without an adaptive optimizer, a loss on too small a scale"
+        cause = "a learning rate that is too low, or a loss on so small a scale that the gradient is lost"
         cure = "multiply the learning rate by 10 until the ratio is near 1e-3"
         return Finding("update too small", tuple(flow.weights), typical, UPDATE_TOO_SMALL, evidence, cause, cure, confirm)
     return None  # also where nothing was measured
@@ -235,8 +267,10 @@ def symmetry(flow: Readings) -> Finding | None:
     )
     if not where:
         return None
+    share = float(min(always[flow.layers.index(name)] for name in where))
     return Finding(
-        "symmetry", where, 1.0, IDENTICAL_SHARE, f"all units of {name_some(where)} give the same output at every step",
+        "symmetry", where, share, IDENTICAL_SHARE,
+        f"at least {share:.0%} of the units of {name_some(where)} give the same output at every step",
         "weights that start equal, such as constants or zeros: equal units get equal gradients and stay equal",
         "initialise the weights at random", "identical falls to the share of one unit",
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -151,7 +152,8 @@ class Moments:
         dead = (self.reach <= self.dead_below).to(exact).mean(dim=1) if decided and self.reach is not None else nothing
         always_on = (self.floor > 0).to(exact).mean(dim=1) if decided and self.floor is not None else nothing
         first = self.some[:, :, :1]
-        agrees = (self.some - first).abs_().sub_(1e-5 * first.abs()).amax(dim=1) <= 0
+        agrees = ((self.some - first).abs_().sub_(1e-5 * first.abs()).amax(dim=1) <= 0).to(exact).mean(dim=1)
+        padding = (self.some == 0).flatten(1).all(dim=1) & (self.high > self.low)  # these rows tell nothing
         table = {
             "mean": self.mean.mean(dim=1).to(exact),
             "std": torch.hypot(row_std, between),
@@ -161,7 +163,7 @@ class Moments:
             "saturated": nothing if self.saturated is None else self.saturated.to(exact) / values,
             "dead": dead,
             "always_on": always_on,
-            "identical": agrees.to(exact).mean(dim=1) if self.mean.shape[1] > 1 else nothing,
+            "identical": torch.where(padding, nothing, agrees) if self.mean.shape[1] > 1 else nothing,
             "rows": torch.full_like(exact, self.rows),
         }
         return torch.stack([table[name] for name in STATISTICS], dim=1)
@@ -221,16 +223,22 @@ def _deviation(h: Tensor, mean: Tensor, units: int, rows: int) -> Tensor:
 
 
 def _some_rows(h: Tensor, units: int) -> Tensor:
-    """The first rows of the first sample or batch, [layers, rows, units], as a copy."""
-    some = h.movedim(units, -1) if units < h.ndim - 1 else h
-    while some.ndim > 3:
-        some = some[:, 0]
-    return some[:, :DECIDABLE_ROWS].clone()
+    """A few rows, evenly spaced over the batch and its places, [layers, rows, units], as a copy."""
+    rows = h.movedim(units, -1)
+    return rows[(slice(None), *_evenly_spaced(rows.shape[1:-1]))]
+
+
+@lru_cache
+def _evenly_spaced(shape: torch.Size) -> tuple[Tensor, ...]:
+    """The indices of at most DECIDABLE_ROWS places of an array, one tensor for each dimension."""
+    count = math.prod(shape)
+    places = torch.arange(min(count, DECIDABLE_ROWS)) * count // min(count, DECIDABLE_ROWS)
+    return torch.unravel_index(places, shape)
 
 
 def norm_of_each(h: Tensor) -> Tensor:
     """The norm of each layer of h, float64 [layers]."""
-    return torch.linalg.vector_norm(h.flatten(1), dim=1, dtype=_wide(h))
+    return torch.linalg.vector_norm(h.reshape(len(h), -1), dim=1, dtype=_wide(h))
 
 
 def _count_outside(h: Tensor, low: Tensor, high: Tensor, entry: Activation) -> Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from gradflow_utils.flow import BINS, GRADIENT_DECADES, FlowRecord
+from gradflow_utils.flow import BINS, FROZEN, GRADIENT_DECADES, FlowRecord
 from gradflow_utils.statistics import SMALL, Moments, norm, norm_of_each, norms, total_norm
 
 
@@ -162,10 +162,7 @@ class Step:
         flow._parameter.append(flow.parameters, torch.stack((self.weight_norms, updates), dim=1).float())
         for name in self.without_gradient:
             trainable = self.parameters[name].requires_grad
-            flow.note(
-                "no gradient: the loss does not reach it" if trainable else "no gradient: frozen (requires_grad=False)",
-                name,
-            )
+            flow.note("no gradient: the loss does not reach it" if trainable else FROZEN, name)
 
         loss = torch.stack(losses).mean().to(nothing) if losses else nothing
         total = nothing if self.total is None else self.total

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,8 @@ import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+
+from gradflow_utils.flow import median_of_known
 
 # Okabe and Ito's colours: told apart in all common forms of colour blindness.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -90,11 +91,9 @@ def at_least(factor: float, low: float, high: float) -> tuple[float, float]:
     return low / stretch, high * stretch
 
 
-def median_of_known(values: np.ndarray, axis: int) -> np.ndarray:
-    """The median without the NaNs; NaN where there is nothing else."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # about rows of nothing but NaN
-        return np.nanmedian(values, axis=axis)
+def describe(ax: Axes, text: str) -> None:
+    """Give axes their alternative text, which `show` passes on."""
+    ax.alternative_text = text
 
 
 def write_across(ax: Axes, text: str) -> None:

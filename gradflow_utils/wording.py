@@ -26,12 +26,13 @@ LABELS = PROFILES | {
     "saturated": "share of saturated outputs",
     "dead": "share of dead units",
     "always_on": "share of units that are always on",
+    "identical": "share of identical units",
     "rows": "rows",
     "time_ratio": "gradient, first over last time step",
     "weight_norm": "norm of the weights, ‖W‖",
     "update_ratio": "update-to-data ratio:\n‖ΔW‖ / ‖W‖",
 }
-SHARES = ("saturated", "dead", "always_on")
+SHARES = ("saturated", "dead", "always_on", "identical")
 LINEAR_SCALE = (*SHARES, "mean", "min", "max", "rows")
 
 
@@ -44,8 +45,7 @@ def columns(flow: FlowRecord, quantity: str) -> tuple[list[str], np.ndarray]:
     if quantity not in LABELS:
         known = ", ".join(LAYER_QUANTITIES + PARAMETER_QUANTITIES)
         raise ValueError(f"quantity: got {quantity!r}, expected one that is recorded by layer or parameter: {known}")
-    if len(flow) == 0:
-        raise ValueError("flow: the record holds no step; run the model inside the record block, in training mode")
+    flow.check_has_steps()
     values = flow[quantity].numpy()
     if quantity in LAYER_QUANTITIES:
         return list(flow.layers), values
