@@ -3,12 +3,16 @@
 import copy
 import math
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import gradflow_utils as gf
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+from workloads import WORKLOADS  # noqa: E402
 
 LAYER_QUANTITIES = ["mean", "std", "row_std", "min", "max", "saturated", "dead", "grad_norm"]
 PARAMETER_QUANTITIES = ["weight_norm", "weight_grad_norm"]
@@ -192,6 +196,53 @@ def test_float32_agrees_with_double_precision_to_1e_minus_5(network):
         if quantity in ("min", "max"):
             atol = 1e-5 * float(theirs["std"].max())
         torch.testing.assert_close(value, exact, rtol=1e-5, atol=atol, equal_nan=True, msg=lambda m: f"{quantity}: {m}")
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_the_workloads_are_recorded_as_float64_computes_it_from_the_same_tensors(name):
+    torch.manual_seed(0)
+    workload, outputs = WORKLOADS[name](), {}
+
+    def keep(layer, tensor):
+        tensor.retain_grad()
+        outputs[layer] = tensor
+
+    for layer, module in workload.model.named_modules():
+        if isinstance(module, (nn.Tanh, nn.LSTM)) or layer == "head":
+            take = lambda module, inputs, output, layer=layer: keep(layer, output[0] if type(output) is tuple else output)  # noqa: E731
+            module.register_forward_hook(take)
+        if layer.endswith("linear2") and "layers" in layer:  # what goes in is what F.relu gave: dropout is 0
+            take = lambda module, inputs, layer=layer: keep(layer.replace("linear2", "linear1.relu"), inputs[0])  # noqa: E731
+            module.register_forward_pre_hook(take)
+    weights = [parameter.detach().clone() for parameter in workload.model.parameters()]
+    with gf.record(workload.model, workload.optimizer) as flow:
+        workload.step()
+
+    assert flow.layers == list(outputs)
+    rows = [output.detach().double().flatten(0, -2) for output in outputs.values()]
+    of_relu = "relu" in flow.layers[0]
+    expected = {
+        "mean": [one.mean() for one in rows],
+        "std": [one.std(correction=0) for one in rows],
+        "row_std": [one.var(dim=0, correction=0).mean().sqrt() for one in rows],
+        "min": [one.min() for one in rows],
+        "max": [one.max() for one in rows],
+        "saturated": [(one.abs() > 0.94**0.5).double().mean() if "tanh" in flow.layers[0] else NAN for one in rows],
+        "dead": [(one <= 0).all(dim=0).double().mean() if of_relu else NAN for one in rows],
+        "always_on": [(one > 0).all(dim=0).double().mean() if of_relu else NAN for one in rows],
+        "rows": [len(one) for one in rows],
+        "grad_norm": [output.grad.double().norm() for output in outputs.values()],
+        "weight_norm": [one.double().norm() for one in weights],
+        "weight_grad_norm": [one.grad.double().norm() for one in workload.model.parameters()],
+        "update_ratio": [
+            (now.detach() - then).double().norm() / then.double().norm() if then.any() else NAN
+            for now, then in zip(workload.model.parameters(), weights)
+        ],
+    }
+    for quantity, values in expected.items():
+        found = flow[quantity][0].where(flow[quantity][0].isfinite(), torch.tensor(NAN, dtype=torch.float64))
+        exact = torch.tensor([float(value) for value in values], dtype=torch.float64)
+        torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-7 if quantity == "mean" else 0, equal_nan=True)
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.Tanh(), nn.GELU()])
