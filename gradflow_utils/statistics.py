@@ -39,10 +39,10 @@ def norm(tensor: Tensor) -> Tensor:
 def _norm_of_pieces(tensor: Tensor) -> Tensor:
     """The norm of a float32 tensor: each piece in float32, all pieces in float64."""
     flat = tensor.reshape(-1)
-    even = len(flat) // _PIECE * _PIECE
-    pieces = torch.linalg.vector_norm(flat[:even].view(-1, _PIECE), dim=1)
-    if even < len(flat):
-        pieces = torch.cat((pieces, torch.linalg.vector_norm(flat[even:])[None]))
+    rest = len(flat) % _PIECE
+    pieces = torch.linalg.vector_norm((flat[:-rest] if rest else flat).view(-1, _PIECE), dim=1)
+    if rest:
+        pieces = torch.cat((pieces, torch.linalg.vector_norm(flat[-rest:])[None]))
     return torch.linalg.vector_norm(pieces, dtype=torch.float64)
 
 
