@@ -3,10 +3,17 @@
     import gradflow_utils as gf
 
     net = gf.mlp([64, *[128] * 20, 10], activation="tanh", init="xavier")
+    optimizer = torch.optim.Adam(net.parameters())
     with gf.record(net, optimizer) as flow:
         gf.train(net, gf.digits(), optimizer, steps=200)
     gf.show(gf.plot_profiles(flow))
     print(gf.diagnose(flow))
+
+To read it, begin on the ground floor; a module imports only from modules that stand before it.
+Ground floor: activations, data, training, networks. Recording: layers (what counts as a layer),
+statistics (what is measured of an output), flow (where it is kept), stepping (one step), watching
+(the hooks), recording (when a step begins and ends). Theory: theory, prediction, jacobian. Judging:
+readings, rules, diagnosis. Looking: wording, style, plots, pictures. Top: page, explorers.
 
 Importing this costs little beyond torch: matplotlib, pandas, ipywidgets and scikit-learn are
 loaded by the first call that needs them.

@@ -19,20 +19,7 @@ _BY_MODULE = {type(entry.module()): entry for entry in ACTIVATIONS.values()}
 # Activations that are called as functions: what is intercepted, and its name in the catalogue.
 _FUNCTIONS: dict[Callable, str] = {
     function: name
-    for name in (
-        "relu",
-        "relu6",
-        "leaky_relu",
-        "elu",
-        "selu",
-        "gelu",
-        "silu",
-        "mish",
-        "hardswish",
-        "softplus",
-        "tanh",
-        "sigmoid",
-    )
+    for name in ACTIVATIONS
     for home in (F, torch, Tensor)
     for function in (getattr(home, name, None), getattr(home, f"{name}_", None))
     if function is not None

@@ -26,6 +26,8 @@ UNUSED_SHARE = 0.25  # of the weight matrices may lack a gradient, if they belon
 FADED = 0.2  # signal that reaches a layer over that of the first: below this a bias decides whether a unit is on
 FADING = 0.1  # signal at the last layer over that at the first: below this the forward pass fades as well
 
+_FLOWS = f"the gradient at the first layer over that at the last lies between {VANISHING:g} and {EXPLODING:g} at step 0"
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -97,7 +99,7 @@ def dead(flow: Readings) -> Finding | None:
     else:
         cause = "updates that were too large: at the first recorded step the units were alive"
     cure = "lower the learning rate or warm it up, start biases at 0, normalise pre-activations; leaky ReLU keeps a gradient"
-    confirm = "dead falls below 0.4 when the network starts anew with the cure; dead units hardly come back by themselves"
+    confirm = f"dead falls below {DEAD_SHARE} when the network starts anew with the cure; dead units hardly come back by themselves"
     return _finding_on_shares(flow, "dead", layers, shares, DEAD_SHARE, "units are off on every row", cause, cure, confirm)
 
 
@@ -119,7 +121,7 @@ def saturated(flow: Readings) -> Finding | None:
     what = "values are saturated, with a slope below 6 % of its maximum"
     cause = "pre-activations that are too large: unscaled inputs, large weights or biases, or an update that was too large"
     cure = "scale inputs to mean 0 and size 1, use Xavier weights and biases of 0, normalise pre-activations"
-    confirm = "saturated falls below 0.4 at step 0, and the loss falls faster"
+    confirm = f"saturated falls below {SATURATED_SHARE} at step 0, and the loss falls faster"
     return _finding_on_shares(flow, "saturated", layers, shares, SATURATED_SHARE, what, cause, cure, confirm)
 
 
@@ -173,7 +175,7 @@ def exploding(flow: Readings) -> Finding | None:
     """Gradients that grow by more than 1000 towards the input, or activations beyond a root mean square of 1000."""
     sizes = late(np.hypot(flow["mean"], flow["std"]))
     cure = "scale the weights to the activation (Xavier, He), normalise, scale residual branches by 1 / sqrt(2 * blocks)"
-    confirm = "the ratio of the gradient at the first layer to that at the last lies between 1e-3 and 1e3 at step 0"
+    confirm = _FLOWS
     through = through_layers(flow)
     if through.ratio > EXPLODING:
         grows = signal_ratio(flow) > 1 / FADING
@@ -188,13 +190,13 @@ def exploding(flow: Readings) -> Finding | None:
     if time.ratio > EXPLODING:
         cause = "the recurrent weights enlarge the gradient at every time step: their spectral radius is above 1"
         cure = "initialise recurrent weights orthogonally, clip the gradient norm, shorten the sequences"
-        return Finding("exploding", time.where, time.ratio, EXPLODING, time.evidence, cause, cure, "time_ratio is below 1e3")
+        return Finding("exploding", time.where, time.ratio, EXPLODING, time.evidence, cause, cure, f"time_ratio is below {EXPLODING:g}")
     if (sizes > LARGEST_ACTIVATION).any():
         worst = int(np.nanargmax(sizes))
         evidence = f"the values of {flow.layers[worst]} have a root mean square of {sizes[worst]:.2g}"
         cause = "unscaled inputs, weights too large for the activation, or skips that add up without normalisation"
         cure = f"scale inputs to mean 0 and size 1; {cure}"
-        confirm = "the root mean square of every layer is below 1e3"
+        confirm = f"the root mean square of every layer is below {LARGEST_ACTIVATION:g}"
         return Finding("exploding", (flow.layers[worst],), float(sizes[worst]), LARGEST_ACTIVATION, evidence, cause, cure, confirm)
     return None
 
@@ -216,7 +218,7 @@ def vanishing(flow: Readings) -> Finding | None:
         return Finding(
             "vanishing", through.where, through.ratio, VANISHING, through.evidence, cause,
             "weights matched to the activation (Xavier for tanh, He for ReLU), normalisation, residual connections",
-            "the ratio of the gradient at the first layer to that at the last lies between 1e-3 and 1e3 at step 0",
+            _FLOWS,
         )  # fmt: skip
     time = through_time(flow)
     if time.ratio < VANISHING:
@@ -224,7 +226,7 @@ def vanishing(flow: Readings) -> Finding | None:
             "vanishing", time.where, time.ratio, VANISHING, time.evidence,
             "the product over the time steps shrinks: forget gates or recurrent weights below 1; only the end carries the loss",
             "orthogonal recurrent weights, a forget bias of 1 or more, shorter sequences, a loss or attention at every step",
-            "time_ratio rises above 1e-3; if the task needs only recent inputs, nothing has to be cured",
+            f"time_ratio rises above {VANISHING:g}; if the task needs only recent inputs, nothing has to be cured",
         )  # fmt: skip
     return None
 
