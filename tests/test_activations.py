@@ -22,6 +22,10 @@ FORMULAS = {
     "selu": lambda z: SELU_SCALE * (z if z > 0 else SELU_ALPHA * (math.exp(z) - 1)),
     "gelu": lambda z: z * (1 + math.erf(z / math.sqrt(2))) / 2,
     "silu": lambda z: z / (1 + math.exp(-z)),
+    "relu6": lambda z: min(max(z, 0.0), 6.0),
+    "mish": lambda z: z * math.tanh(math.log1p(math.exp(z))),
+    "hardswish": lambda z: z * min(max(z + 3, 0.0), 6.0) / 6,
+    "softplus": lambda z: math.log1p(math.exp(z)),
 }
 
 
@@ -83,10 +87,30 @@ def test_saturated_means_a_slope_below_6_percent_of_the_largest(name):
 
 
 def test_only_curves_that_go_flat_away_from_zero_saturate():
-    assert [name for name in EVERY_NAME if gf.activation(name).saturates] == SATURATING
+    assert [name for name in EVERY_NAME if gf.activation(name).saturates] == sorted([*SATURATING, "relu6"])
 
 
-@pytest.mark.parametrize("name", sorted(set(EVERY_NAME) - set(SATURATING)))
+def test_relu6_is_saturated_at_its_ceiling_alone():
+    z = torch.tensor([-9.0, 0.0, 5.9, 6.0, 9.0])
+    assert gf.activation("relu6").saturated(gf.activation("relu6").function(z)).tolist() == [False] * 3 + [True] * 2
+
+
+DYING = ["gelu", "hardswish", "mish", "relu", "relu6", "silu"]
+
+
+def test_only_curves_of_the_relu_family_that_go_to_zero_have_dead_units():
+    assert [name for name in EVERY_NAME if gf.activation(name).dead_below is not None] == DYING
+
+
+@pytest.mark.parametrize("name", DYING)
+def test_up_to_the_bound_of_dead_units_the_slope_is_below_5_percent_and_not_just_behind_it(name):
+    entry = gf.activation(name)
+    below = torch.linspace(-40, entry.dead_below, 4001, dtype=torch.float64)
+    assert (entry.slope(below).abs() <= 0.05 + 1e-4).all()
+    assert entry.slope(torch.tensor([entry.dead_below + 1e-3], dtype=torch.float64)).abs() > 0.05
+
+
+@pytest.mark.parametrize("name", sorted(set(EVERY_NAME) - {*SATURATING, "relu6"}))
 def test_other_curves_are_saturated_nowhere(name):
     entry = gf.activation(name)
     assert not entry.saturated(entry.function(Z)).any()

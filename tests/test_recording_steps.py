@@ -190,3 +190,21 @@ def test_reading_inside_the_block_shows_the_finished_steps_alone():
             assert len(flow) == step
             optimizer.step()
             assert flow["update_ratio"].shape == (step + 1, 4)
+
+
+def test_a_loss_after_the_block_is_refused():
+    net = gf.mlp([6, 5, 3], "tanh")
+    with gf.record(net) as flow:
+        loss = net(normal(20, 6)).sum()
+        loss.backward()
+    with pytest.raises(ValueError, match="loss: the recording is over"):
+        flow.add_loss(loss)
+
+
+def test_parameters_that_no_optimizer_holds_are_named_and_are_no_clipping():
+    net = gf.mlp([6, 5, 3], "tanh", seed=0)
+    optimizer = torch.optim.SGD(net.linear2.parameters(), 0.1)
+    with gf.record(net, optimizer) as flow:
+        net(normal(20, 6)).pow(2).mean().backward()
+        optimizer.step()
+    assert flow.notes == {"trainable, but in no optimizer that was given": ["linear1.weight", "linear1.bias"]}
