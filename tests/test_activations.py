@@ -105,7 +105,7 @@ def test_only_curves_of_the_relu_family_that_go_to_zero_have_dead_units():
 @pytest.mark.parametrize("name", DYING)
 def test_up_to_the_bound_of_dead_units_the_slope_is_below_5_percent_and_not_just_behind_it(name):
     entry = gf.activation(name)
-    below = torch.linspace(-40, entry.dead_below, 4001, dtype=torch.float64)
+    below = torch.linspace(-40, entry.dead_below - 1e-6, 4001, dtype=torch.float64)  # at a kink, versions of torch differ
     assert (entry.slope(below).abs() <= 0.05 + 1e-4).all()
     assert entry.slope(torch.tensor([entry.dead_below + 1e-3], dtype=torch.float64)).abs() > 0.05
 
