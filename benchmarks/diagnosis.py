@@ -12,7 +12,6 @@ import argparse
 import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import torch
 
@@ -21,7 +20,7 @@ import gradflow_utils as gf
 import second_bank
 from bank_case import Case
 from published_rules import JUDGES
-from readme_table import write_block
+from readme_table import update_readme
 
 SEEDS = range(5)
 BANKS = {"tuned on": bank.CASES, "never tuned on": second_bank.CASES}
@@ -110,6 +109,4 @@ if __name__ == "__main__":
     print(table(results))
     print(*wrong(results), sep="\n")
     if arguments.readme:
-        readme = Path(__file__).parent.parent / "README.md"
-        text = write_block(readme.read_text(encoding="utf-8"), "diagnosis", table(results))
-        readme.write_text(text, encoding="utf-8")
+        update_readme("diagnosis", table(results))

@@ -36,7 +36,7 @@ from torch import Tensor
 
 import gradflow_utils as gf
 import overhead_contenders as run
-from readme_table import write_block
+from readme_table import update_readme
 from workloads import WORKLOADS, Workload, mlp
 
 FOLDER = Path(__file__).parent
@@ -215,8 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (FOLDER / "overhead.md").write_text(text, encoding="utf-8")
     draw(ratios, FOLDER / "overhead.png")
     if chosen.readme:
-        readme = FOLDER.parent / "README.md"
-        readme.write_text(write_block(readme.read_text(encoding="utf-8"), "overhead", text), encoding="utf-8")
+        update_readme("overhead", text)
 
 
 if __name__ == "__main__":

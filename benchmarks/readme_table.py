@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def update_readme(name: str, table: str) -> None:
+    """Put a table into README.md, as `write_block` does."""
+    README.write_text(write_block(README.read_text(encoding="utf-8"), name, table), encoding="utf-8")
+
 
 def write_block(readme_text: str, name: str, table: str) -> str:
     """Replace what stands between `<!-- name:begin -->` and `<!-- name:end -->`, and return the whole text.

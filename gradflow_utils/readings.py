@@ -16,12 +16,13 @@ class Readings:
     def __init__(self, flow: FlowRecord) -> None:
         self.flow, self.layers, self.parameters, self.weights = flow, flow.layers, flow.parameters, flow.weights
         self.read: dict[str, np.ndarray] = {}
-        bad = np.any([one.any(axis=1) for one in not_finite(flow)], axis=0)
-        self.rows = slice(np.flatnonzero(bad)[0] if bad.any() else None)
+        self.bad = not_finite(flow)
+        bad_steps = np.flatnonzero(np.any([one.any(axis=1) for one in self.bad], axis=0))
+        self.first_bad = int(bad_steps[0]) if len(bad_steps) else None
 
     def __getitem__(self, quantity: str) -> np.ndarray:
         if quantity not in self.read:
-            self.read[quantity] = self.flow[quantity].numpy()[self.rows]
+            self.read[quantity] = self.flow[quantity].numpy()[: self.first_bad]
         return self.read[quantity]
 
 

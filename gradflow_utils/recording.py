@@ -38,7 +38,8 @@ def record(
     ends with the backward pass. Layers are the activations, whether modules (`nn.ReLU`) or functions
     (`F.relu`, then named after the module that ran last), and recurrent modules. Functions are looked
     for where there is less than one activation module to two weight matrices; a network with fewer than
-    one activation to eight weight matrices is recorded at all its modules with parameters as well. A layer that runs twice in one forward pass gets one column per call: `act`, `act:1`.
+    one activation to eight weight matrices is recorded at all its modules with parameters as well. A
+    layer that runs twice in one forward pass gets one column per call: `act`, `act:1`.
 
     The hooks live exactly as long as the block. If an exception ends it, the step that was under
     way is dropped, the finished steps are kept, and the exception passes on. A copy or a pickle

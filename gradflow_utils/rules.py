@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradflow_utils.flow import FROZEN, FlowRecord, median_of_known
-from gradflow_utils.readings import Readings, late, not_finite, signal_ratio, through_layers, through_time
+from gradflow_utils.readings import Readings, late, signal_ratio, through_layers, through_time
 
 DEAD_SHARE = 0.4  # of a layer's units
 SATURATED_SHARE = 0.4  # of a layer's values
@@ -54,14 +54,13 @@ class Finding:
     confirm: str
 
 
-def non_finite(flow: FlowRecord) -> Finding | None:
+def non_finite(flow: Readings) -> Finding | None:
     """NaN or inf in an output, a gradient, a weight or the loss. A finite norm, however large, is none."""
-    outputs, weights, losses, gradients = bad = not_finite(flow)
-    rows = np.flatnonzero(np.any([one.any(axis=1) for one in bad], axis=0))
-    if len(rows) == 0:
+    row = flow.first_bad
+    if row is None:
         return None
-    row = rows[0]
-    step, where = f"at step {flow.steps[row]}", ()
+    outputs, weights, losses, _ = flow.bad
+    step, where = f"at step {flow.flow.steps[row]}", ()
     if weights[row].any():
         where = (flow.parameters[np.flatnonzero(weights[row])[0]],)
         evidence = f"the weight {where[0]} is NaN or inf {step}"
@@ -74,7 +73,7 @@ def non_finite(flow: FlowRecord) -> Finding | None:
         evidence = f"the loss is NaN or inf {step}; all recorded outputs and weights are finite"
         cause = "the loss function or the output layer: log(0), division by 0, overflow"
     else:
-        spread = ~np.isfinite(flow["grad_norm"][row].numpy())  # from the layer where it arose towards the input
+        spread = ~np.isfinite(flow.flow["grad_norm"][row].numpy())  # from the layer where it arose towards the input
         where = (flow.layers[np.flatnonzero(spread)[-1]],) if spread.any() else ()
         evidence = f"the gradient is NaN or inf {step}, first {_at(where)}; all recorded outputs and weights are finite"
         cause = "an operation whose derivative is infinite, such as sqrt(0), log(0) or the norm of zeros; or loss scaling"
@@ -236,8 +235,9 @@ def update_size(flow: Readings) -> Finding | None:
     columns = [flow.parameters.index(name) for name in flow.weights]
     if len(flow["loss"]) < FEWEST_UPDATES:
         return None
-    ratios = np.where(flow["weight_grad_norm"] > 0, flow["update_ratio"], np.nan)[:, columns]
-    typical = float(median_of_known(median_of_known(np.where(np.isfinite(ratios), ratios, np.nan), axis=1), axis=0))
+    known = (flow["weight_grad_norm"] > 0) & np.isfinite(flow["update_ratio"])
+    ratios = np.where(known, flow["update_ratio"], np.nan)[:, columns]
+    typical = float(median_of_known(median_of_known(ratios, axis=1), axis=0))
     evidence = f"a step changes a typical weight matrix by {typical:.1e} of its norm"
     confirm = "update_ratio lies near 1e-3"
     if typical > UPDATE_TOO_LARGE:
@@ -281,7 +281,7 @@ def symmetry(flow: Readings) -> Finding | None:
 def find(flow: FlowRecord) -> list[Finding]:
     """All findings on a record, in the order of cause."""
     readings = Readings(flow)
-    found = [non_finite(flow)]
+    found = [non_finite(readings)]
     if len(readings["loss"]):
         found += [rule(readings) for rule in (dead, saturated, disconnected, exploding, vanishing, update_size, symmetry)]
     return [finding for finding in found if finding is not None]
