@@ -28,7 +28,7 @@ def failures(cells: list[str], number: int) -> list[str]:
     original = gf.mlp, gf.train
     gf.mlp = _shifted(gf.mlp, shift, None)
     gf.train = _shifted(gf.train, shift, 0)
-    names = {"__name__": "__main__"}
+    names = {"gf": gf}  # the set-up cell is not run
     try:
         for cell in cells:
             source = cell.replace("manual_seed(", f"manual_seed({shift} + ")

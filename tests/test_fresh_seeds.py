@@ -16,7 +16,7 @@ def test_every_seed_of_a_notebook_is_shifted_and_a_failing_assert_stops_nothing(
     loss = gf.train(net, two_classes(), torch.optim.SGD(net.parameters(), lr=1.0), 1, batch_size=5, progress=False).item()
     drawn = torch.rand(1, generator=torch.Generator().manual_seed(0)).item()
     cells = [
-        "import torch\nimport gradflow_utils as gf\nnet = gf.mlp([2, 2], seed=0)",
+        "import torch\nnet = gf.mlp([2, 2], seed=0)",
         f"assert net.linear1.weight[0, 0].item() == {weight}",
         f"assert torch.rand(1, generator=torch.Generator().manual_seed(0)).item() == {drawn}",
         "data, optimizer = (torch.eye(2).repeat(8, 1), torch.arange(16) % 2), torch.optim.SGD(net.parameters(), lr=1.0)",
@@ -31,7 +31,7 @@ def test_every_seed_of_a_notebook_is_shifted_and_a_failing_assert_stops_nothing(
 
 def test_seeds_that_the_batches_take_are_shifted_too():
     cells = [
-        "import torch\nimport gradflow_utils as gf\nx, y = torch.arange(64.0)[:, None], torch.zeros(64, dtype=torch.int64)",
+        "import torch\nx, y = torch.arange(64.0)[:, None], torch.zeros(64, dtype=torch.int64)",
         "seen = []\nnet = torch.nn.Linear(1, 2)\nnet.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))",
         "optimizer = torch.optim.SGD(net.parameters(), lr=0.1)",
         "_ = gf.train(net, (x, y), optimizer, steps=1, batch_size=4, progress=False)",
