@@ -36,8 +36,8 @@ def failures(cells: list[str], number: int) -> list[str]:
                 with contextlib.redirect_stdout(io.StringIO()):
                     exec(compile(source, "cell", "exec"), names)
             except AssertionError as error:
-                places = [place.lineno for place in traceback.extract_tb(error.__traceback__) if place.filename == "cell"]
-                found.append(cell.splitlines()[places[-1] - 1].strip())
+                in_cell = traceback.extract_tb(error.__traceback__)[1]  # what exec ran, below it what it called
+                found.append(cell.splitlines()[in_cell.lineno - 1].strip())
     finally:
         gf.mlp, gf.train = original
         plt.close("all")
@@ -62,8 +62,9 @@ def main(first: int, paths: list[Path]) -> int:
     page.display_pictures = explorers.display_pictures = lambda pictures: None
     bad = 0
     for path in paths:
+        cells = runnable(path)
         for number in range(first, first + SETS):
-            found = failures(runnable(path), number)
+            found = failures(cells, number)
             bad += len(found)
             print(f"{path.name}, set {number}: {'; '.join(found) or 'all asserts hold'}", flush=True)
     return bad
