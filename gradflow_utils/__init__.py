@@ -28,7 +28,7 @@ from gradflow_utils.data import Digits, Split, digits
 from gradflow_utils.flow import FlowRecord
 from gradflow_utils.networks import INITIALISATIONS, MLP, Residual, mlp
 from gradflow_utils.recording import record
-from gradflow_utils.training import accuracy, progress_bar, train
+from gradflow_utils.training import accuracy, progress_bar, train, train_together
 
 # Public names that recording does without: their modules are imported when first used (PEP 562).
 _LAZY = {
@@ -72,6 +72,7 @@ __all__ = [
     "progress_bar",
     "record",
     "train",
+    "train_together",
     *_LAZY,
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
@@ -9,6 +10,7 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
 
 from gradflow_utils.data import Digits, Split
 
@@ -50,25 +52,84 @@ def train(
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if not any(id(parameter) in held and parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("optimizer: it holds no trainable parameter of this model; make a new optimizer after each new model")
-    x, y = data.train if isinstance(data, Digits) else data
-    if len(x) != len(y) or len(x) == 0:
-        raise ValueError(f"data: got {len(x)} inputs and {len(y)} labels, expected equal numbers, at least 1")
-    if steps < 1 or batch_size < 1:
-        raise ValueError(f"steps, batch_size: got {steps} and {batch_size}, expected at least 1 each")
-
-    order = torch.Generator().manual_seed(seed)
-    queue = torch.empty(0, dtype=torch.int64)
+    x, y, batches = _batches(data, steps, batch_size, seed)
     losses = []
     model.train()
-    for _ in progress_bar(range(steps), "training", show=progress):
-        if len(queue) == 0:
-            queue = torch.randperm(len(x), generator=order)
-        rows, queue = queue[:batch_size], queue[batch_size:]
+    for rows in progress_bar(batches, "training", show=progress):
         loss = _loss(model, x[rows], y[rows], loss_fn)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
+    return torch.stack(losses)
+
+
+def train_together(
+    models: Sequence[nn.Module],
+    data: Digits | Split | tuple[Tensor, Tensor],
+    rates: Sequence[float],
+    steps: int,
+    *,
+    momentum: float = 0.0,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: bool = True,
+) -> Tensor:
+    """Train many classifiers of one shape at once by SGD, each at its own learning rate.
+
+    Every model ends where `train` with `torch.optim.SGD(..., lr=rate, momentum=momentum)` takes it,
+    but for rounding, in a third of the time if they are small: one stacked computation serves all. A
+    model that diverges does not disturb the others.
+
+    Args:
+        models: of equal structure, such as many draws of one `mlp`; put into training mode and
+            trained in place. All but their parameters and buffers is taken from the first. They may
+            not hold running statistics or dropout.
+        data, steps, batch_size, seed, progress: as for `train`; all models see the same batches.
+        rates: one learning rate for each model.
+        momentum: of SGD, for all models.
+
+    Returns:
+        The cross-entropy before each step [steps, models].
+
+    Raises:
+        ValueError: the models differ in structure, have no parameters, hold dropout or running
+            statistics, or there are not as many rates as models.
+    """
+    models = list(models)
+    if not models or len(rates) != len(models):
+        raise ValueError(f"rates: got {len(rates)} for {len(models)} models, expected one for each of at least one model")
+    shapes = [{name: p.shape for name, p in model.named_parameters()} for model in models]
+    if any(shape != shapes[0] or str(model) != str(models[0]) for model, shape in zip(models, shapes)):
+        raise ValueError("models: they differ in structure, and can only be stacked if all have the same layers; group them by structure")
+    for model in models:
+        check_has_parameters(model)
+        model.train()
+    if any(isinstance(layer, nn.Dropout) or getattr(layer, "track_running_stats", False) for layer in models[0].modules()):
+        raise ValueError("models: dropout and running statistics cannot be stacked; leave them out, or use train for one model at a time")
+
+    parameters, buffers = stack_module_state(models)
+    parameters = {name: stack.detach().requires_grad_() for name, stack in parameters.items()}
+    skeleton = copy.deepcopy(models[0]).to("meta")
+    outputs = vmap(lambda own, fixed, x: functional_call(skeleton, (own, fixed), (x,)), in_dims=(0, 0, None))
+    velocities = {name: torch.zeros_like(stack) for name, stack in parameters.items()}
+    x, y, batches = _batches(data, steps, batch_size, seed)
+    losses = []
+    for rows in progress_bar(batches, f"training {len(models)} networks", show=progress):
+        scores = outputs(parameters, buffers, x[rows]).transpose(0, 1)  # [rows, models, classes]
+        labels = y[rows, None].expand(-1, len(models))
+        loss = F.cross_entropy(scores.transpose(1, 2), labels, reduction="none").mean(0)
+        gradients = torch.autograd.grad(loss.sum(), list(parameters.values()))
+        with torch.no_grad():
+            for name, gradient in zip(parameters, gradients):
+                velocities[name].mul_(momentum).add_(gradient)
+                rate = torch.as_tensor(rates, dtype=gradient.dtype).view(-1, *[1] * (gradient.ndim - 1))
+                parameters[name].sub_(rate * velocities[name])
+        losses.append(loss.detach())
+    with torch.no_grad():
+        for index, model in enumerate(models):
+            for name, parameter in model.named_parameters():
+                parameter.copy_(parameters[name][index])
     return torch.stack(losses)
 
 
@@ -104,6 +165,22 @@ def progress_bar(items: Sequence[Item], label: str, *, show: bool = True) -> Ite
 
     form = "{desc}: {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt}, {remaining} left"
     return tqdm(items, desc=label, file=sys.stdout, ncols=80, bar_format=form, disable=not show)
+
+
+def _batches(
+    data: Digits | Split | tuple[Tensor, Tensor], steps: int, batch_size: int, seed: int
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Inputs, labels, and the rows of each of `steps` batches: shuffled anew whenever they are used up."""
+    x, y = data.train if isinstance(data, Digits) else data
+    if len(x) != len(y) or len(x) == 0:
+        raise ValueError(f"data: got {len(x)} inputs and {len(y)} labels, expected equal numbers, at least 1")
+    if steps < 1 or batch_size < 1:
+        raise ValueError(f"steps, batch_size: got {steps} and {batch_size}, expected at least 1 each")
+    order = torch.Generator().manual_seed(seed)
+    batches: list[Tensor] = []
+    while len(batches) < steps:
+        batches += torch.randperm(len(x), generator=order).split(batch_size)
+    return x, y, batches[:steps]
 
 
 def check_has_parameters(model: nn.Module) -> None:

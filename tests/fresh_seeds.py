@@ -1,7 +1,7 @@
 """Try the asserts of notebooks on seeds that nobody has seen: `python course.py fresh FIRST NOTEBOOK ...`
 
 Runs each notebook 20 times, as the sets FIRST to FIRST + 19. In set N, every seed that the notebook gives
-to gf.mlp, gf.train or a generator is larger by 1000 N. Says which asserts fail, and goes on. Bands chosen
+to gf.mlp, gf.train, gf.train_together or a generator is larger by 1000 N. Says which asserts fail, and goes on. Bands chosen
 on some sets must be tried on others: give another FIRST. Explorers are skipped, pictures are not shown.
 """
 
@@ -25,9 +25,10 @@ STRIDE = 1000  # seeds of one notebook lie closer together
 def failures(cells: list[str], number: int) -> list[str]:
     """The lines with an assert that fails in set `number`."""
     shift, found = STRIDE * number, []
-    original = gf.mlp, gf.train
+    original = gf.mlp, gf.train, gf.train_together
     gf.mlp = _shifted(gf.mlp, shift, None)
     gf.train = _shifted(gf.train, shift, 0)
+    gf.train_together = _shifted(gf.train_together, shift, 0)
     names = {"gf": gf}  # the set-up cell is not run
     try:
         for cell in cells:
@@ -39,7 +40,7 @@ def failures(cells: list[str], number: int) -> list[str]:
                 in_cell = traceback.extract_tb(error.__traceback__)[1]  # what exec ran, below it what it called
                 found.append(cell.splitlines()[in_cell.lineno - 1].strip())
     finally:
-        gf.mlp, gf.train = original
+        gf.mlp, gf.train, gf.train_together = original
         plt.close("all")
     return found
 

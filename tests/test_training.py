@@ -132,6 +132,52 @@ def test_training_shows_its_progress_unless_told_not_to(capsys, progress):
     assert ("training: 100%" in capsys.readouterr().out) is progress
 
 
+# train_together
+
+
+def three_networks():
+    return [gf.mlp([64, 16, 16, 10], "tanh", init="xavier", seed=seed) for seed in range(3)]
+
+
+def test_networks_trained_together_end_where_each_would_alone():
+    rates = [0.1, 1e9, 0.01]  # the second diverges and must not disturb its neighbours
+    together, data = three_networks(), gf.digits()
+    losses = gf.train_together(together, data, rates, steps=30, momentum=0.9, batch_size=50, seed=3, **QUIET)
+    for index, (ours, alone, rate) in enumerate(zip(together, three_networks(), rates, strict=True)):
+        optimizer = torch.optim.SGD(alone.parameters(), lr=rate, momentum=0.9)
+        expected = gf.train(alone, data, optimizer, steps=30, batch_size=50, seed=3, **QUIET)
+        if rate < 1:
+            torch.testing.assert_close(losses[:, index], expected, rtol=1e-4, atol=1e-6)
+            for our, their in zip(ours.parameters(), alone.parameters(), strict=True):
+                torch.testing.assert_close(our, their, rtol=1e-3, atol=1e-5)
+        assert all(parameter.requires_grad and parameter.grad is None for parameter in ours.parameters())
+    assert losses.shape == (30, 3) and not losses.requires_grad
+
+
+def test_networks_trained_together_may_have_parameters_of_any_shape_and_blocks():
+    nets = [gf.mlp([64, 16, 16, 10], norm="layer", residual=True, init="he", seed=seed) for seed in range(2)]
+    losses = gf.train_together(nets, gf.digits(), [0.05, 0.05], steps=40, **QUIET)
+    assert (losses[-5:].mean(0) < losses[:5].mean(0)).all()
+
+
+@pytest.mark.parametrize(
+    ("models", "rates", "message"),
+    [
+        ([], [], "rates: got 0 for 0 models"),
+        (three_networks(), [0.1], "rates: got 1 for 3 models"),
+        ([gf.mlp([64, 8, 10]), gf.mlp([64, 9, 10])], [0.1, 0.1], "models: they differ in structure"),
+        ([gf.mlp([64, 8, 10]), gf.mlp([64, 8, 10], "tanh")], [0.1, 0.1], "models: they differ in structure"),
+        ([gf.mlp([64, 8, 8, 10], residual=s) for s in (0.5, 1.0)], [0.1, 0.1], "models: they differ in structure"),
+        ([gf.mlp([64, 8, 10], norm="batch")], [0.1], "running statistics"),
+        ([nn.Sequential(nn.Linear(64, 10), nn.Dropout())], [0.1], "dropout"),
+        ([nn.ReLU()], [0.1], "has no parameters"),
+    ],
+)
+def test_networks_that_cannot_be_trained_together_are_refused(models, rates, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        gf.train_together(models, gf.digits(), rates, steps=1, **QUIET)
+
+
 # accuracy
 
 
