@@ -112,19 +112,20 @@ def train_together(
     parameters = {name: stack.detach().requires_grad_() for name, stack in parameters.items()}
     skeleton = copy.deepcopy(models[0]).to("meta")
     outputs = vmap(lambda own, fixed, x: functional_call(skeleton, (own, fixed), (x,)), in_dims=(0, 0, None))
-    velocities = {name: torch.zeros_like(stack) for name, stack in parameters.items()}
+    stacks = list(parameters.values())
+    velocities = [torch.zeros_like(stack) for stack in stacks]
+    columns = [torch.as_tensor(rates, dtype=stack.dtype).view(-1, *[1] * (stack.ndim - 1)) for stack in stacks]
     x, y, batches = _batches(data, steps, batch_size, seed)
     losses = []
     for rows in progress_bar(batches, f"training {len(models)} networks", show=progress):
         scores = outputs(parameters, buffers, x[rows]).transpose(0, 1)  # [rows, models, classes]
         labels = y[rows, None].expand(-1, len(models))
         loss = F.cross_entropy(scores.transpose(1, 2), labels, reduction="none").mean(0)
-        gradients = torch.autograd.grad(loss.sum(), list(parameters.values()))
+        gradients = torch.autograd.grad(loss.sum(), stacks)
         with torch.no_grad():
-            for name, gradient in zip(parameters, gradients):
-                velocities[name].mul_(momentum).add_(gradient)
-                rate = torch.as_tensor(rates, dtype=gradient.dtype).view(-1, *[1] * (gradient.ndim - 1))
-                parameters[name].sub_(rate * velocities[name])
+            for stack, velocity, gradient, rate in zip(stacks, velocities, gradients, columns):
+                torch.add(gradient, velocity, alpha=momentum, out=velocity)
+                stack.addcmul_(rate, velocity, value=-1)
         losses.append(loss.detach())
     with torch.no_grad():
         for index, model in enumerate(models):
