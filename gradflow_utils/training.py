@@ -78,8 +78,8 @@ def train_together(
     """Train many classifiers of one shape at once by SGD, each at its own learning rate.
 
     Every model ends where `train` with `torch.optim.SGD(..., lr=rate, momentum=momentum)` takes it,
-    but for rounding, in a third of the time if they are small: one stacked computation serves all. A
-    model that diverges does not disturb the others.
+    but for rounding: one stacked computation serves all, which saves time where each of them is small.
+    A model that diverges does not disturb the others. Frozen parameters (requires_grad=False) stay.
 
     Args:
         models: of equal structure, such as many draws of one `mlp`; put into training mode and
@@ -99,7 +99,7 @@ def train_together(
     models = list(models)
     if not models or len(rates) != len(models):
         raise ValueError(f"rates: got {len(rates)} for {len(models)} models, expected one for each of at least one model")
-    shapes = [{name: p.shape for name, p in model.named_parameters()} for model in models]
+    shapes = [{name: (p.shape, p.requires_grad) for name, p in model.named_parameters()} for model in models]
     if any(shape != shapes[0] or str(model) != str(models[0]) for model, shape in zip(models, shapes)):
         raise ValueError("models: they differ in structure, and can only be stacked if all have the same layers; group them by structure")
     for model in models:
@@ -109,10 +109,11 @@ def train_together(
         raise ValueError("models: dropout and running statistics cannot be stacked; leave them out, or use train for one model at a time")
 
     parameters, buffers = stack_module_state(models)
-    parameters = {name: stack.detach().requires_grad_() for name, stack in parameters.items()}
+    learns = {name: parameter.requires_grad for name, parameter in models[0].named_parameters()}
+    parameters = {name: stack.detach().requires_grad_(learns[name]) for name, stack in parameters.items()}
     skeleton = copy.deepcopy(models[0]).to("meta")
     outputs = vmap(lambda own, fixed, x: functional_call(skeleton, (own, fixed), (x,)), in_dims=(0, 0, None))
-    stacks = list(parameters.values())
+    stacks = [stack for stack in parameters.values() if stack.requires_grad]
     velocities = [torch.zeros_like(stack) for stack in stacks]
     columns = [torch.as_tensor(rates, dtype=stack.dtype).view(-1, *[1] * (stack.ndim - 1)) for stack in stacks]
     x, y, batches = _batches(data, steps, batch_size, seed)
@@ -121,7 +122,7 @@ def train_together(
         scores = outputs(parameters, buffers, x[rows]).transpose(0, 1)  # [rows, models, classes]
         labels = y[rows, None].expand(-1, len(models))
         loss = F.cross_entropy(scores.transpose(1, 2), labels, reduction="none").mean(0)
-        gradients = torch.autograd.grad(loss.sum(), stacks)
+        gradients = torch.autograd.grad(loss.sum(), stacks, materialize_grads=True)  # 0 for a part that is not used
         with torch.no_grad():
             for stack, velocity, gradient, rate in zip(stacks, velocities, gradients, columns):
                 torch.add(gradient, velocity, alpha=momentum, out=velocity)

@@ -160,6 +160,28 @@ def test_networks_trained_together_may_have_parameters_of_any_shape_and_blocks()
     assert (losses[-5:].mean(0) < losses[:5].mean(0)).all()
 
 
+class HalfFrozen(nn.Module):
+    """Its first layer is frozen, its spare layer not used."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen, self.used, self.spare = nn.Linear(64, 16), nn.Linear(16, 10), nn.Linear(10, 10)
+        self.frozen.requires_grad_(False)
+
+    def forward(self, x):
+        return self.used(torch.tanh(self.frozen(x)))
+
+
+def test_networks_trained_together_keep_what_is_frozen_or_not_used():
+    nets = [HalfFrozen() for _ in range(3)]
+    before = [{name: p.clone() for name, p in net.named_parameters()} for net in nets]
+    gf.train_together(nets, gf.digits(), [0.1] * 3, steps=2, **QUIET)
+    for net, old in zip(nets, before, strict=True):
+        moved = {name for name, p in net.named_parameters() if not torch.equal(p, old[name])}
+        assert moved == {"used.weight", "used.bias"}
+        assert not net.frozen.weight.requires_grad and net.used.weight.requires_grad
+
+
 @pytest.mark.parametrize(
     ("models", "rates", "message"),
     [
