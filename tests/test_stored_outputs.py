@@ -72,7 +72,8 @@ def test_strict_comparison_notices_a_digit_and_an_alternative_text(stored, tmp_p
     for name, (change, _) in CHANGES.items():
         assert name == "nothing" or change(original) != original
         (tmp_path / f"{name}.ipynb").write_text(change(original), encoding="utf-8")
-    call = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "-p", "no:cacheprovider", "-rA", "-q", "--color=no", str(tmp_path)]
+    # -n0: two kernels that start at the same moment may choose the same port, and one of them dies.
+    call = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "-p", "no:cacheprovider", "-n0", "-rA", "-q", "--color=no", str(tmp_path)]
     report = subprocess.run(call, cwd=ROOT, capture_output=True, text=True).stdout
     failed = set(re.findall(r"FAILED \S*?(\w+)\.ipynb", report))
     passed = set(re.findall(r"PASSED \S*?(\w+)\.ipynb", report))
