@@ -109,8 +109,6 @@ def train_together(
         raise ValueError("models: dropout and running statistics cannot be stacked; leave them out, or use train for one model at a time")
 
     parameters, buffers = stack_module_state(models)
-    learns = {name: parameter.requires_grad for name, parameter in models[0].named_parameters()}
-    parameters = {name: stack.detach().requires_grad_(learns[name]) for name, stack in parameters.items()}
     skeleton = copy.deepcopy(models[0]).to("meta")
     outputs = vmap(lambda own, fixed, x: functional_call(skeleton, (own, fixed), (x,)), in_dims=(0, 0, None))
     stacks = [stack for stack in parameters.values() if stack.requires_grad]
