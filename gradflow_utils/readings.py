@@ -48,9 +48,9 @@ class Ratio:
     evidence: str = ""
 
 
-def through_layers(flow: Readings) -> Ratio:
-    """The gradient at the first layer over that at the last hidden one."""
-    typical = median_of_known(flow["grad_norm"], axis=0)
+def through_layers(flow: Readings, steps: slice = slice(None)) -> Ratio:
+    """The gradient at the first layer over that at the last hidden one, typical of the steps."""
+    typical = median_of_known(flow["grad_norm"][steps], axis=0)
     # A branch that starts at zero has no gradient at all and says nothing about the others; the best of the first tenth counts.
     hidden = [number for number, name in enumerate(flow.layers) if name != flow.flow.output_layer]
     known = [number for number in hidden if 0 < typical[number] < math.inf]
@@ -82,6 +82,14 @@ def signal_ratio(flow: Readings) -> float:
     signal = median_of_known(flow["row_std"], axis=0)
     signal = signal[np.isfinite(signal)]
     return float(signal[-1] / signal[0]) if len(signal) > 1 and signal[0] > 0 else 1.0
+
+
+def typical_update(flow: Readings, steps: slice = slice(None)) -> float:
+    """What a step changes a typical weight matrix by, over its norm; NaN where nothing was measured."""
+    columns = [flow.parameters.index(name) for name in flow.weights]
+    ratios, gradients = flow["update_ratio"][steps, columns], flow["weight_grad_norm"][steps, columns]
+    known = np.where((gradients > 0) & np.isfinite(ratios), ratios, np.nan)
+    return float(median_of_known(median_of_known(known, axis=1), axis=0))
 
 
 def late(values: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradflow_utils.flow import FROZEN, FlowRecord, median_of_known
-from gradflow_utils.readings import Readings, late, signal_ratio, through_layers, through_time
+from gradflow_utils.readings import Readings, late, signal_ratio, through_layers, through_time, typical_update
 
 DEAD_SHARE = 0.4  # of a layer's units
 SATURATED_SHARE = 0.4  # of a layer's values
@@ -24,8 +24,10 @@ FEWEST_UPDATES = 3  # the first of a warm-up, or of Adam, says little
 IDENTICAL_SHARE = 0.99  # of a layer's units
 UNUSED_SHARE = 0.25  # of the weight matrices may lack a gradient, if they belong to the second half
 FADED = 0.2  # signal that reaches a layer over that of the first: below this a bias decides whether a unit is on
+INTACT = 0.05  # ratio of the gradients at the first step: from here on it got through, and training has spoilt it
 FADING = 0.1  # signal at the last layer over that at the first: below this the forward pass fades as well
 
+_SPOILT, _SLOWER = "updates that were too large: at the first recorded step", "lower the learning rate or warm it up"
 _FLOWS = f"the gradient at the first layer over that at the last lies between {VANISHING:g} and {EXPLODING:g} at step 0"
 
 
@@ -68,7 +70,9 @@ def non_finite(flow: Readings) -> Finding | None:
     elif outputs[row].any():
         where = (flow.layers[np.flatnonzero(outputs[row])[0]],)
         evidence = f"the output of {where[0]} is the first to hold NaN or inf, {step}; all weights are finite"
-        cause = "NaN or inf in the input, an operation such as log(0) or 0/0, or values that grew until they overflowed"
+        cause = "NaN or inf in the input, or an operation such as log(0) or 0/0"
+        if typical_update(flow, slice(-1, None)) > UPDATE_TOO_LARGE:
+            cause = "values that overflowed behind an update that was too large: a learning rate that is too high"
     elif losses[row].any():
         evidence = f"the loss is NaN or inf {step}; all recorded outputs and weights are finite"
         cause = "the loss function or the output layer: log(0), division by 0, overflow"
@@ -96,8 +100,8 @@ def dead(flow: Readings) -> Finding | None:
     if (flow["dead"][0][layers] > DEAD_SHARE).any():
         cause = "biases or weights that start so negative that no input reaches the unit"
     else:
-        cause = "updates that were too large: at the first recorded step the units were alive"
-    cure = "lower the learning rate or warm it up, start biases at 0, normalise pre-activations; leaky ReLU keeps a gradient"
+        cause = f"{_SPOILT} the units were alive"
+    cure = f"{_SLOWER}, start biases at 0, normalise pre-activations; leaky ReLU keeps a gradient"
     confirm = f"dead falls below {DEAD_SHARE} when the network starts anew with the cure; dead units hardly come back by themselves"
     return _finding_on_shares(flow, "dead", layers, shares, DEAD_SHARE, "units are off on every row", cause, cure, confirm)
 
@@ -118,8 +122,11 @@ def saturated(flow: Readings) -> Finding | None:
     if not layers:
         return None
     what = "values are saturated, with a slope below 6 % of its maximum"
-    cause = "pre-activations that are too large: unscaled inputs, large weights or biases, or an update that was too large"
-    cure = "scale inputs to mean 0 and size 1, use Xavier weights and biases of 0, normalise pre-activations"
+    from_start = (flow["saturated"][0][layers] > SATURATED_SHARE).any()
+    large = "pre-activations that are too large from the start: unscaled inputs, large weights or biases"
+    cause = large if from_start else f"{_SPOILT} these layers were not saturated"
+    scale = "scale inputs to mean 0 and size 1, use Xavier weights and biases of 0, normalise pre-activations"
+    cure = scale if from_start else f"{_SLOWER}; normalise pre-activations"
     confirm = f"saturated falls below {SATURATED_SHARE} at step 0, and the loss falls faster"
     return _finding_on_shares(flow, "saturated", layers, shares, SATURATED_SHARE, what, cause, cure, confirm)
 
@@ -202,7 +209,10 @@ def exploding(flow: Readings) -> Finding | None:
 
 def vanishing(flow: Readings) -> Finding | None:
     """Gradients that shrink by more than 1000 towards the input, or towards the first time step."""
-    through = through_layers(flow)
+    through, at_first = through_layers(flow), through_layers(flow, slice(1))
+    if through.ratio < VANISHING and INTACT < at_first.ratio < 1 / INTACT:
+        cause = f"{_SPOILT} the gradient got through, with a ratio of {at_first.ratio:.1g}"
+        return Finding("vanishing", through.where, through.ratio, VANISHING, through.evidence, cause, _SLOWER, _FLOWS)
     if through.ratio < VANISHING:
         fades = signal_ratio(flow) < FADING
         cause = (
@@ -232,12 +242,9 @@ def vanishing(flow: Readings) -> Finding | None:
 
 def update_size(flow: Readings) -> Finding | None:
     """Updates that change the weight matrices by too much or by next to nothing."""
-    columns = [flow.parameters.index(name) for name in flow.weights]
     if len(flow["loss"]) < FEWEST_UPDATES:
         return None
-    known = (flow["weight_grad_norm"] > 0) & np.isfinite(flow["update_ratio"])
-    ratios = np.where(known, flow["update_ratio"], np.nan)[:, columns]
-    typical = float(median_of_known(median_of_known(ratios, axis=1), axis=0))
+    typical = typical_update(flow)
     evidence = f"a step changes a typical weight matrix by {typical:.1e} of its norm"
     confirm = "update_ratio lies near 1e-3"
     if typical > UPDATE_TOO_LARGE:

@@ -48,6 +48,7 @@ class LayerWatch:
         self.enough = max(1, weighted / 8)
         self.at_parameters = len(self.entries) < self.enough
         self.watches_functions = len(self.entries) < max(1, weighted / 2)  # the others are probably functions
+        self.running = [module for module in self.names if getattr(module, "track_running_stats", False)]
         self.with_parameters = [
             module for module in self.names if own_parameters(module) and (module is not model or len(self.names) == 1)
         ]
@@ -85,6 +86,9 @@ class LayerWatch:
         """A forward pass begins; return the inputs of the model if they are to be replaced."""
         self.step, self.last, self.in_activation = step, None, False
         self.calls.clear()
+        for module in self.running if self.model.training else ():
+            if not module.training:
+                self.note("in evaluation mode while the model trains: normalised by running statistics", self.names[module])
         if self.watches_functions:
             self.functions = _Functions(self.see_function)
             self.functions.__enter__()

@@ -74,6 +74,16 @@ def test_layers_of_dead_units_are_named_with_the_time_of_death():
     assert "updates" in killed.cause and "start" in born.cause
 
 
+@pytest.mark.parametrize("rate, inputs, word", [(3.0, 1, "updates that were too large"), (0.1, 100, "from the start")])
+def test_saturation_by_training_is_told_from_saturation_at_the_start(rate, inputs, word):
+    net = gf.mlp([64, *[48] * 8, 10], "tanh", "xavier", seed=0)
+    optimizer = torch.optim.SGD(net.parameters(), rate)
+    with gf.record(net, optimizer) as flow:
+        gf.train(net, (X * inputs, Y), optimizer, 20, progress=False)
+    finding = gf.diagnose(flow)[0]
+    assert finding.kind == "saturated" and word in finding.cause
+
+
 def test_a_matched_gain_that_is_too_large_explodes():
     assert judge(deep("relu", "he", gain=4.0)).kinds == ["exploding"]
     assert judge(deep("relu", "he")).kinds == []
