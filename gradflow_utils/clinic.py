@@ -50,7 +50,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "NaN in the data": {"nan_rows": "drop"},
     "inputs not scaled": {"inputs": "standardised"},
     "weights too small": {"weights": "matched", "gain": None},
-    "weights too large": {"weights": "matched", "gain": None},
+    "weights too large": {"weights": "matched", "gain": None},  # not enough for a sigmoid, which needs "lecun" and gain 4
     "units born dead": {"biases": 0.0},
     "no skips": {"residual": True},
     "norm in evaluation mode": {"norm_mode": "training"},

@@ -206,8 +206,8 @@ CASES = (
     Case(
         "no skips",
         Plan(activation="gelu", layers=30, rate=0.03),
-        "Thirty layers of GELU with He's weights, the gradient as large in the first layer as in the last. It guesses.",
-        "Look at row_std from layer to layer, at step 0.",
+        "Thirty layers of GELU with He's weights. It guesses.",
+        "Does nothing stand out? Then count the layers, and think of what a network of that depth needs.",
     ),
     Case(
         "statistics without gradient",
