@@ -12,54 +12,63 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from gradflow_utils.activations import ACTIVATIONS
+from gradflow_utils.diagnosis import diagnose
 from gradflow_utils.flow import FlowRecord
 from gradflow_utils.networks import INITIALISATIONS
-from gradflow_utils.patients import CASES, Case, Plan, train
+from gradflow_utils.patients import CASES, UNDO, Case, Plan, train
 
 LEARNS = 0.75  # accuracy on data.validation from which a patient counts as cured
 
-# What a reader may change, and the values that a setting can take; a type stands for any number of it.
-SETTINGS: dict[str, tuple] = {
-    "activation": tuple(ACTIVATIONS),
-    "layers": (int,),  # with an activation
-    "weights": INITIALISATIONS,
-    "gain": (None, float),  # not with weights="default"
-    "biases": (float,),  # all of them, at the start
-    "norm": ("none", "batch", "layer", "layer after skip"),  # the last needs residual=True
-    "norm_mode": ("training", "evaluation"),  # of batch normalisation while the network trains
-    "statistics_gradient": (True, False),  # whether the gradient passes through the statistics of a norm
-    "residual": (True, False),  # skips around all layers, scaled by 1 / sqrt(layers)
-    "detach": (True, False),  # whether the gradient is cut behind five sixths of the layers
-    "frozen": (True, False),  # whether all layers but the last stay as they are
-    "inputs": ("standardised", "raw"),  # raw pixels reach from 0 to 255
-    "nan_rows": ("keep", "drop"),  # images that hold a NaN
-    "optimizer": ("sgd", "adam"),
-    "rate": (float,),
-    "warm_up": (int,),  # steps over which the rate grows to its value
-    "clip": (None, float),  # largest norm of the gradient
-    "loss_factor": (float,),
-    "steps": (int,),
-}
 
-# What can be wrong, and the settings that undo it and nothing else.
-FAULTS: dict[str, dict[str, Any]] = {
-    "none": {},
-    "NaN in the data": {"nan_rows": "drop"},
-    "inputs not scaled": {"inputs": "standardised"},
-    "weights too small": {"weights": "matched", "gain": None},
-    "weights too large": {"weights": "matched", "gain": None},  # not enough for a sigmoid, which needs "lecun" and gain 4
-    "units born dead": {"biases": 0.0},
-    "no skips": {"residual": True},
-    "norm in evaluation mode": {"norm_mode": "training"},
-    "statistics without gradient": {"statistics_gradient": True},
-    "detached": {"detach": False},
-    "frozen": {"frozen": False},
-    "rate too high": {"rate": 0.02},
-    "no warm-up": {"warm_up": 80},
-    "loss too small": {"loss_factor": 1.0},
+class Setting(NamedTuple):
+    """What a reader may change: the values it can take (a type stands for any number of it), and what it means."""
+
+    values: tuple
+    meaning: str
+
+    def __str__(self) -> str:
+        return f"{_listed(self.values)}: {self.meaning}"
+
+
+SETTINGS = {
+    "activation": Setting(tuple(ACTIVATIONS), "of every layer but the last"),
+    "layers": Setting((int,), "how many layers have an activation"),
+    "weights": Setting(INITIALISATIONS, "how they are drawn, as in gf.mlp"),
+    "gain": Setting((None, float), "replaces that of the weights; None: the one that belongs to them; not with 'default'"),
+    "biases": Setting((float,), "all of them, at the start"),
+    "norm": Setting(("none", "batch", "layer", "layer after skip"), "where and how it normalises; the last needs residual=True"),
+    "norm_mode": Setting(("training", "evaluation"), "of batch normalisation, while the network trains"),
+    "statistics_gradient": Setting((True, False), "whether the gradient passes through the statistics of the norm"),
+    "residual": Setting((True, False), "skips around all layers, their branches scaled by 1 / sqrt(layers)"),
+    "detach": Setting((True, False), "whether the gradient is cut behind five sixths of the layers"),
+    "frozen": Setting((True, False), "whether all layers but the last stay as they are"),
+    "inputs": Setting(("standardised", "raw"), "raw pixels reach from 0 to 255"),
+    "nan_rows": Setting(("keep", "drop"), "images that hold a NaN"),
+    "optimizer": Setting(("sgd", "adam"), "without momentum; with PyTorch's settings"),
+    "rate": Setting((float,), "learning rate"),
+    "warm_up": Setting((int,), "steps over which the rate grows to its value"),
+    "clip": Setting((None, float), "largest norm of the gradient"),
+    "loss_factor": Setting((float,), "the loss is multiplied by it"),
+    "steps": Setting((int,), "of 64 images"),
+}
+FAULTS = {
+    "none": "the network is healthy",
+    "NaN in the data": "some images hold a NaN",
+    "inputs not scaled": "the inputs are far from mean 0 and size 1",
+    "weights too small": "signal and gradient fade from layer to layer",
+    "weights too large": "the units are saturated from the start",
+    "units born dead": "biases that keep units off for every image",
+    "no skips": "too deep for a network without skips",
+    "norm in evaluation mode": "batch normalisation does not normalise while the network trains",
+    "statistics without gradient": "the backward pass of a norm lacks a part",
+    "detached": "the loss does not reach the first layers",
+    "frozen": "the first layers are not trained",
+    "rate too high": "the updates are too large",
+    "no warm-up": "the first updates are too large",
+    "loss too small": "a factor before the loss makes the updates tiny",
 }
 
 
@@ -71,13 +80,13 @@ class Verdict:
         diagnosis_right: whether the fault was named. None if no fault was given.
         cure_right: whether the network learns with the changed settings. None if none was changed.
         text: what was right, what was wrong, and what the new training showed.
-        flow: the recording of the new training; None if there was none.
+        flow: the recording of the new training; that of the patient if nothing was trained.
     """
 
     diagnosis_right: bool | None
     cure_right: bool | None
     text: str
-    flow: FlowRecord | None = None
+    flow: FlowRecord
 
     def __str__(self) -> str:
         return self.text
@@ -117,50 +126,54 @@ class Patient:
             ValueError: there is no such fault, setting or value; the message lists those there are.
         """
         if fault is None and not settings:
-            return Verdict(None, None, f"Patient {self.number}: not attempted yet. Faults: {', '.join(FAULTS)}.")
+            text = f"Patient {self.number}: not attempted yet. Faults: {', '.join(FAULTS)}."
+            return Verdict(None, None, text, self.flow)
         if fault is not None and (not isinstance(fault, str) or fault not in FAULTS):
             raise ValueError(f"fault: got {fault!r}, expected one of {', '.join(FAULTS)}")
         plan = _changed(self._case.plan, settings)
         named, diagnosis = self._judge_diagnosis(fault)
-        flow, cured, cure = self._judge_cure(plan, settings)
+        flow, cured, cure = self._judge_cure(plan, settings, fault if named else self._case.faults[0])
         return Verdict(named, cured, f"{diagnosis}\n{cure}", flow)
 
     def _judge_diagnosis(self, fault: str | None) -> tuple[bool | None, str]:
-        plan, truth = self._case.plan, self._case.fault
+        plan, healthy = self._case.plan, "none" in self._case.faults
         if fault is None:
             return None, "Diagnosis: none given."
-        if fault == truth:
+        if fault in self._case.faults:
             return True, f"Diagnosis right: {fault}."
-        text = f"Diagnosis wrong: {fault}. "
         if fault == "none":
-            text += "Nothing is wrong, you say, but with one setting changed the same network learns far better."
-        elif replace(plan, **FAULTS[fault]) == plan:
-            text += f"There is nothing of that kind to undo: {_spoken(FAULTS[fault])} holds already."
-        elif truth == "none":
-            text += "Nothing is wrong with this network: it learns as it is."
-        else:
-            learns = train(replace(plan, **FAULTS[fault]), self.seed)[1] >= LEARNS
-            text += f"Undoing that alone ({_spoken(FAULTS[fault])}) " + (
-                "makes it learn as well, but it is a way round the fault, and the recording shows another one."
-                if learns
-                else "does not make it learn."
+            reason = "With one setting changed, the same network learns far better."
+        elif replace(plan, **UNDO[fault]) == plan:
+            reason = f"There is nothing of that kind to undo: {_spoken(UNDO[fault])} holds already."
+        elif healthy:
+            reason = "Nothing is wrong with this network: it learns as it is."
+        elif train(replace(plan, **UNDO[fault]), self.seed)[1] >= LEARNS:
+            reason = (
+                f"Undoing that alone ({_spoken(UNDO[fault])}) makes it learn as well, but it is a way round the fault, and "
+                "the recording shows another one."
             )
-        return False, f"{text} {self._case.hint}"
+        else:
+            reason = f"Undoing that alone ({_spoken(UNDO[fault])}) does not make it learn."
+        return False, f"Diagnosis wrong: {fault}. {reason} {self._case.hint}"
 
-    def _judge_cure(self, plan: Plan, settings: dict[str, Any]) -> tuple[FlowRecord | None, bool | None, str]:
-        healthy = self._case.fault == "none"
+    def _judge_cure(self, plan: Plan, settings: dict[str, Any], fault: str) -> tuple[FlowRecord, bool | None, str]:
         if not settings:
-            remark = ", and nothing has to be." if healthy else " yet."
-            return None, True if healthy else None, f"Cure: nothing was changed{remark}"
-        if healthy:
-            return None, False, "Cure wrong: this network needs none."
+            remark = ", and nothing has to be." if fault == "none" else " yet."
+            return self.flow, True if fault == "none" else None, f"Cure: nothing was changed{remark}"
+        if fault == "none":
+            return self.flow, False, "Cure wrong: this network needs none."
         if plan == self._case.plan:
-            return None, False, f"Cure wrong: {_spoken(settings)} changes nothing, it was so before."
+            return self.flow, False, f"Cure wrong: {_spoken(settings)} changes nothing, it was so before."
         flow, reached = train(plan, self.seed)
         if reached >= LEARNS:
-            return flow, True, f"Cure right: trained again with {_spoken(settings)}, it learns."
+            untouched = all(getattr(plan, name) == getattr(self._case.plan, name) for name in UNDO[fault])
+            remark = " The fault is still there: this is a way round it." if untouched else ""
+            return flow, True, f"Cure right: trained again with {_spoken(settings)}, it learns.{remark}"
         stage = "still guesses" if reached < 0.25 else "learns a little, but not enough"
-        return flow, False, f"Cure wrong: trained again with {_spoken(settings)}, it {stage}."
+        found = ", ".join(diagnose(flow).kinds) or "nothing"
+        return flow, False, (
+            f"Cure wrong: trained again with {_spoken(settings)}, it {stage}. In its recording, gf.diagnose finds {found}."
+        )  # fmt: skip
 
 
 def patient(number: int, seed: int = 0) -> Patient:
@@ -180,17 +193,20 @@ def _spoken(settings: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in settings.items())
 
 
+def _listed(values: tuple) -> str:
+    return ", ".join({int: "a whole number", float: "a number"}.get(one, repr(one)) for one in values)
+
+
 def _changed(plan: Plan, settings: dict[str, Any]) -> Plan:
     """The plan with some settings changed, each of which is checked."""
     for name, value in settings.items():
         if name not in SETTINGS:
             raise ValueError(f"{name}: there is no such setting; expected some of {', '.join(SETTINGS)}")
-        numbers = [kind for kind in SETTINGS[name] if isinstance(kind, type)]
+        values = SETTINGS[name].values
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        fits = is_number and (float in numbers or int in numbers and isinstance(value, int))
-        if not fits and not any(value is one or (isinstance(one, str) and value == one) for one in SETTINGS[name]):
-            listed = ", ".join({int: "a whole number", float: "a number"}.get(one, repr(one)) for one in SETTINGS[name])
-            raise ValueError(f"{name}: got {value!r}, expected {listed}")
+        fits = is_number and (float in values or int in values and isinstance(value, int))
+        if not fits and not any(value is one or (isinstance(one, str) and value == one) for one in values):
+            raise ValueError(f"{name}: got {value!r}, expected {_listed(values)}")
     limits = {"layers": (1, 60), "steps": (1, 2000), "warm_up": (0, 2000), "rate": (0, 1e9), "clip": (1e-9, 1e9)}
     for name, (smallest, largest) in limits.items():
         if settings.get(name) is not None and not smallest <= settings[name] <= largest:

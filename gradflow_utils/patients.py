@@ -1,10 +1,11 @@
-"""The patients of the clinic: how each broken network is built and trained. Reading on spoils the cases at the end."""
+"""The patients of the clinic: how each broken network is built and trained. Reading on spoils them."""
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -134,95 +135,113 @@ def _images(plan: Plan, split: Split) -> Split:
 
 @dataclass(frozen=True)
 class Case:
-    """A patient: what is wrong, what its owner says, and where to look."""
+    """A patient: what is wrong (any of these names is right), what its owner says, and where to look."""
 
-    fault: str
+    faults: tuple[str, ...]
     plan: Plan
     complaint: str
     hint: str
 
 
+# The settings that undo a fault and nothing else. A sigmoid with weights too large needs "lecun" and a gain of 4 instead.
+UNDO: dict[str, dict[str, Any]] = {
+    "none": {},
+    "NaN in the data": {"nan_rows": "drop"},
+    "inputs not scaled": {"inputs": "standardised"},
+    "weights too small": {"weights": "matched", "gain": None},
+    "weights too large": {"weights": "matched", "gain": None},
+    "units born dead": {"biases": 0.0},
+    "no skips": {"residual": True},
+    "norm in evaluation mode": {"norm_mode": "training"},
+    "statistics without gradient": {"statistics_gradient": True},
+    "detached": {"detach": False},
+    "frozen": {"frozen": False},
+    "rate too high": {"rate": 0.02},
+    "no warm-up": {"warm_up": 80},
+    "loss too small": {"loss_factor": 1.0},
+}
+
 CASES = (
     Case(
-        "weights too small",
+        ("weights too small",),
         Plan(activation="gelu", weights="default"),
         "Eight layers of GELU, built as in every tutorial. It guesses.",
         "Look at the gradient and at row_std from layer to layer, at step 0.",
     ),
     Case(
-        "NaN in the data",
+        ("NaN in the data",),
         Plan(images_with_nan=3),
         "Eight layers of ReLU. The loss is NaN, one day from the start, another day after a few steps.",
         "Look for the first step that holds a NaN: is it in a weight or in an output?",
     ),
     Case(
-        "rate too high",
+        ("rate too high",),
         Plan(rate=1.0),
         "Eight layers of ReLU. The loss is NaN after a few steps.",
         "Look for the first step that holds a NaN, and at update_ratio before it.",
     ),
     Case(
-        "units born dead",
+        ("units born dead",),
         Plan(layers=5, biases=-3.0),
         "Five layers of ReLU, without any error message. It guesses.",
         "Look at dead, layer by layer, at step 0.",
     ),
     Case(
-        "inputs not scaled",
+        ("inputs not scaled",),
         Plan(activation="tanh", layers=6, inputs="raw", rate=0.3),
         "Six layers of tanh. It learns a little and stops.",
         "Look at saturated, layer by layer, at step 0: in which layers does it start?",
     ),
     Case(
-        "weights too large",
+        ("weights too large",),
         Plan(activation="sigmoid", layers=4, rate=1.0, weights="lecun", gain=60.0),
         "Four layers of sigmoid. It guesses.",
-        "Look at saturated, layer by layer, at step 0: in which layers does it start?",
+        "Look at saturated, layer by layer, at step 0. For the cure: what does a sigmoid need (notebook 03)?",
     ),
     Case(
-        "loss too small",
+        ("loss too small",),
         Plan(activation="gelu", loss_factor=1e-5),
         "Eight layers of GELU. The loss does not move.",
         "Look at update_ratio, and at the profile of the gradient: is it flat?",
     ),
     Case(
-        "detached",
+        ("detached",),
         Plan(activation="tanh", layers=12, detach=True),
         "Twelve layers of tanh. It learns, but a network of three layers is better.",
         "Look at weight_grad_norm of each weight matrix: NaN is not 0. What do the notes say?",
     ),
     Case(
-        "frozen",
+        ("frozen",),
         Plan(activation="tanh", layers=12, frozen=True),
         "Twelve layers of tanh, fine-tuned from a colleague's file. It learns, but badly.",
         "Look at weight_grad_norm of each weight matrix: NaN is not 0. What do the notes say?",
     ),
     Case(
-        "norm in evaluation mode",
+        ("norm in evaluation mode",),
         Plan(activation="sigmoid", norm="batch", norm_mode="evaluation", weights="default"),
         "Eight layers of sigmoid with BatchNorm, after an evaluation in between. It guesses.",
         "Look at row_std behind the normalisation: what should it be? What do the notes say?",
     ),
     Case(
-        "no skips",
+        ("no skips",),
         Plan(activation="gelu", layers=30, rate=0.03),
         "Thirty layers of GELU with He's weights. It guesses.",
         "Does nothing stand out? Then count the layers, and think of what a network of that depth needs.",
     ),
     Case(
-        "statistics without gradient",
+        ("statistics without gradient",),
         Plan(layers=16, norm="batch", statistics_gradient=False, rate=0.2),
         "Sixteen layers of ReLU with a BatchNorm that was written by hand. It learns, but worse than with PyTorch's.",
         "Compare weight_norm from step to step with update_ratio: is the update at right angles to the weight?",
     ),
     Case(
-        "no warm-up",
+        ("no warm-up", "rate too high"),
         Plan(layers=14, norm="layer after skip", residual=True, optimizer="adam", rate=0.03, steps=120),
         "Fourteen residual blocks, LayerNorm after each, Adam. It guesses.",
         "Look at the gradient of the first layer over that of the last at steps 0 to 5, and at update_ratio there.",
     ),
     Case(
-        "none",
+        ("none",),
         Plan(activation="tanh", optimizer="adam", rate=3e-3, loss_factor=1e-3),
         "Eight layers of tanh under Adam. The norm of its gradient is a thousandth of that of its sister.",
         "Look at the loss, and at ratios within the network instead of sizes.",
