@@ -1,6 +1,7 @@
 """The tool that tries a notebook's asserts on other seeds."""
 
 import fresh_seeds
+import pytest
 import torch
 
 import gradflow_utils as gf
@@ -38,3 +39,15 @@ def test_seeds_that_the_batches_take_are_shifted_too():
     ]
     order = torch.randperm(64, generator=torch.Generator().manual_seed(1000))[:4].tolist()
     assert fresh_seeds.failures([*cells, f"assert seen[0].flatten().tolist() == {order}"], 1) == []
+
+
+def test_an_error_that_a_failed_assert_has_caused_ends_the_set_and_is_told():
+    failing = ["x = 1\nassert gf.mlp([2, 2], seed=0) is None\ny = 2", "print(y)", "assert False, 'not reached'"]
+    assert fresh_seeds.failures(failing, 1) == [failing[0].splitlines()[1], "then NameError: name 'y' is not defined"]
+    with pytest.raises(ZeroDivisionError):
+        fresh_seeds.failures(["1 / 0"], 1)
+
+
+def test_the_patients_of_the_clinic_are_others():
+    cells = ["from gradflow_utils import clinic", "assert clinic.patient(4).seed == 0", "assert clinic.patient(4, seed=2).seed == 2"]
+    assert fresh_seeds.failures(cells, 1) == cells[1:]
