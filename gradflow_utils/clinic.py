@@ -20,6 +20,7 @@ from gradflow_utils.flow import FlowRecord
 from gradflow_utils.networks import INITIALISATIONS
 from gradflow_utils.patients import CASES, UNDO, Case, Plan, train
 
+LARGEST = 1e9  # number that a setting may be
 LEARNS = 0.75  # accuracy on data.validation from which a patient counts as cured
 
 
@@ -79,12 +80,14 @@ class Verdict:
     Attributes:
         diagnosis_right: whether the fault was named. None if no fault was given.
         cure_right: whether the network learns with the changed settings. None if none was changed.
+        way_round: whether it learns although the fault is still there.
         text: what was right, what was wrong, and what the new training showed.
         flow: the recording of the new training; that of the patient if nothing was trained.
     """
 
     diagnosis_right: bool | None
     cure_right: bool | None
+    way_round: bool
     text: str
     flow: FlowRecord
 
@@ -127,13 +130,22 @@ class Patient:
         """
         if fault is None and not settings:
             text = f"Patient {self.number}: not attempted yet. Faults: {', '.join(FAULTS)}."
-            return Verdict(None, None, text, self.flow)
+            return Verdict(None, None, False, text, self.flow)
         if fault is not None and (not isinstance(fault, str) or fault not in FAULTS):
             raise ValueError(f"fault: got {fault!r}, expected one of {', '.join(FAULTS)}")
         plan = _changed(self._case.plan, settings)
         named, diagnosis = self._judge_diagnosis(fault)
-        flow, cured, cure = self._judge_cure(plan, settings, fault if named else self._case.faults[0])
-        return Verdict(named, cured, f"{diagnosis}\n{cure}", flow)
+        flow, cured, cure = self._judge_cure(plan, settings)
+        untouched = [one for one in self._case.faults if self._is_untouched(one, plan)]
+        way_round = bool(settings) and cured is True and len(untouched) == len(self._case.faults)
+        remark = " The fault is still there: this is a way round it." if way_round else ""
+        return Verdict(named, cured, way_round, f"{diagnosis}\n{cure}{remark}", flow)
+
+    def _is_untouched(self, fault: str, plan: Plan) -> bool:
+        before = self._case.plan
+        if fault == "rate too high":
+            return plan.rate >= before.rate
+        return all(getattr(plan, name) == getattr(before, name) for name in UNDO[fault])
 
     def _judge_diagnosis(self, fault: str | None) -> tuple[bool | None, str]:
         plan, healthy = self._case.plan, "none" in self._case.faults
@@ -156,19 +168,18 @@ class Patient:
             reason = f"Undoing that alone ({_spoken(UNDO[fault])}) does not make it learn."
         return False, f"Diagnosis wrong: {fault}. {reason} {self._case.hint}"
 
-    def _judge_cure(self, plan: Plan, settings: dict[str, Any], fault: str) -> tuple[FlowRecord, bool | None, str]:
+    def _judge_cure(self, plan: Plan, settings: dict[str, Any]) -> tuple[FlowRecord, bool | None, str]:
+        healthy = "none" in self._case.faults
         if not settings:
-            remark = ", and nothing has to be." if fault == "none" else " yet."
-            return self.flow, True if fault == "none" else None, f"Cure: nothing was changed{remark}"
-        if fault == "none":
+            remark = ", and nothing has to be." if healthy else " yet."
+            return self.flow, True if healthy else None, f"Cure: nothing was changed{remark}"
+        if healthy:
             return self.flow, False, "Cure wrong: this network needs none."
         if plan == self._case.plan:
             return self.flow, False, f"Cure wrong: {_spoken(settings)} changes nothing, it was so before."
         flow, reached = train(plan, self.seed)
         if reached >= LEARNS:
-            untouched = all(getattr(plan, name) == getattr(self._case.plan, name) for name in UNDO[fault])
-            remark = " The fault is still there: this is a way round it." if untouched else ""
-            return flow, True, f"Cure right: trained again with {_spoken(settings)}, it learns.{remark}"
+            return flow, True, f"Cure right: trained again with {_spoken(settings)}, it learns."
         stage = "still guesses" if reached < 0.25 else "learns a little, but not enough"
         found = ", ".join(diagnose(flow).kinds) or "nothing"
         return flow, False, (
@@ -203,11 +214,12 @@ def _changed(plan: Plan, settings: dict[str, Any]) -> Plan:
         if name not in SETTINGS:
             raise ValueError(f"{name}: there is no such setting; expected some of {', '.join(SETTINGS)}")
         values = SETTINGS[name].values
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
         fits = is_number and (float in values or int in values and isinstance(value, int))
         if not fits and not any(value is one or (isinstance(one, str) and value == one) for one in values):
             raise ValueError(f"{name}: got {value!r}, expected {_listed(values)}")
-    limits = {"layers": (1, 60), "steps": (1, 2000), "warm_up": (0, 2000), "rate": (0, 1e9), "clip": (1e-9, 1e9)}
+    limits = {"layers": (1, 60), "steps": (1, 2000), "warm_up": (0, 2000), "rate": (0, LARGEST)}
+    limits |= {"clip": (1e-9, LARGEST), "gain": (1e-9, LARGEST), "loss_factor": (1e-30, LARGEST)}
     for name, (smallest, largest) in limits.items():
         if settings.get(name) is not None and not smallest <= settings[name] <= largest:
             raise ValueError(f"{name}: got {settings[name]}, expected a value from {smallest} to {largest:g}")
@@ -216,6 +228,8 @@ def _changed(plan: Plan, settings: dict[str, Any]) -> Plan:
     changed = replace(plan, **settings)
     if changed.weights == "default" and changed.gain is not None:
         raise ValueError("gain: weights='default' takes no gain; choose other weights too, such as 'lecun'")
+    if changed.norm == "layer after skip" and not changed.residual:
+        raise ValueError("norm: 'layer after skip' needs residual=True")
     return changed
 
 

@@ -83,7 +83,7 @@ def build(plan: Plan, seed: int) -> MLP:
         layers[name] = module
         if after and name.startswith("block"):
             layers[name.replace("block", "norm")] = nn.LayerNorm(WIDTH)
-        if plan.detach and number == len(net) * 5 // 6:
+        if plan.detach and number == min(len(net) * 5 // 6, len(net) - 2):
             layers["middle"] = _Cut()
     if plan.frozen:
         for module in list(layers.values())[:-1]:
@@ -213,13 +213,13 @@ CASES = (
     Case(
         ("frozen",),
         Plan(activation="tanh", layers=12, frozen=True),
-        "Twelve layers of tanh, fine-tuned from a colleague's file. It learns, but badly.",
+        "Twelve layers of tanh. It learns, but badly.",
         "Look at weight_grad_norm of each weight matrix: NaN is not 0. What do the notes say?",
     ),
     Case(
         ("norm in evaluation mode",),
         Plan(activation="sigmoid", norm="batch", norm_mode="evaluation", weights="default"),
-        "Eight layers of sigmoid with BatchNorm, after an evaluation in between. It guesses.",
+        "Eight layers of sigmoid with BatchNorm. It guesses.",
         "Look at row_std behind the normalisation: what should it be? What do the notes say?",
     ),
     Case(

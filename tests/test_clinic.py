@@ -182,17 +182,18 @@ def test_what_diagnose_does_not_judge_stands_in_its_notes():
         (3, {"rate": 0.05}, False),
         (5, {"norm": "batch"}, True),
         (7, {"rate": 1e4}, True),
+        (3, {"rate": 2.0, "norm": "batch"}, True),
     ],
 )
 def test_a_way_round_the_fault_is_called_one(number, settings, still_there):
     verdict = admit(number).treat(case(number).faults[0], **settings)
-    assert verdict.cure_right is True and ("way round" in str(verdict)) == still_there
+    assert verdict.cure_right is True and verdict.way_round == ("way round" in str(verdict)) == still_there
 
 
 def test_too_high_a_rate_for_the_start_may_be_called_either_name():
     number = next(one for one in NUMBERS if case(one).faults[0] == "no warm-up")
     verdict = admit(number).treat("rate too high", rate=0.005)
-    assert verdict.diagnosis_right is verdict.cure_right is True and "way round" not in str(verdict)
+    assert verdict.diagnosis_right is verdict.cure_right is True and not verdict.way_round
 
 
 def test_settings_and_faults_say_what_they_mean_and_not_what_is_wrong_with_whom():
@@ -203,6 +204,11 @@ def test_settings_and_faults_say_what_they_mean_and_not_what_is_wrong_with_whom(
 def test_the_recording_of_the_cured_network_is_healthy():
     verdict = admit(1).treat("weights too small", weights="matched")
     assert gf.diagnose(verdict.flow).kinds == []
+
+
+def test_the_smallest_network_can_be_built_with_every_fault():
+    for number in NUMBERS[:-1]:  # the last is healthy, and is not trained again
+        assert admit(number).treat(layers=1, steps=2).flow["loss"].shape == (2,)
 
 
 def test_a_patient_is_the_same_each_time_and_stays_so():
@@ -238,6 +244,10 @@ def test_what_was_not_attempted_is_not_judged():
         ("frozen", {"clip": 0}, "clip: got 0, expected"),
         ("frozen", {"layers": 2.5}, "layers: got 2.5, expected a whole number"),
         ("frozen", {"layers": 0}, "layers: got 0, expected a value from 1 to 60"),
+        ("frozen", {"rate": 10**400}, "rate: got 1000.*, expected a number"),
+        ("frozen", {"biases": 1e39}, "biases: got 1e\\+39, expected a number"),
+        ("frozen", {"gain": 0}, "gain: got 0, expected a value from 1e-09"),
+        ("frozen", {"norm": "layer after skip"}, "norm: 'layer after skip' needs residual=True"),
         ("frozen", {"steps": 10**9}, "steps: got 1000000000, expected a value from 1 to 2000"),
         ("frozen", {"weights": "default", "gain": 2.0}, "gain: weights='default' takes no gain"),
     ],
