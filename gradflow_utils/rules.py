@@ -70,7 +70,7 @@ def non_finite(flow: Readings) -> Finding | None:
     elif outputs[row].any():
         where = (flow.layers[np.flatnonzero(outputs[row])[0]],)
         evidence = f"the output of {where[0]} is the first to hold NaN or inf, {step}; all weights are finite"
-        cause = "NaN or inf in the input, or an operation such as log(0) or 0/0"
+        cause = "NaN or inf in the input, an operation such as log(0) or 0/0, or values that grew until they overflowed"
         if typical_update(flow, slice(-1, None)) > UPDATE_TOO_LARGE:
             cause = "values that overflowed behind an update that was too large: a learning rate that is too high"
     elif losses[row].any():
