@@ -136,8 +136,8 @@ class Patient:
         plan = _changed(self._case.plan, settings)
         named, diagnosis = self._judge_diagnosis(fault)
         flow, cured, cure = self._judge_cure(plan, settings)
-        untouched = [one for one in self._case.faults if self._is_untouched(one, plan)]
-        way_round = bool(settings) and cured is True and len(untouched) == len(self._case.faults)
+        untouched = all(self._is_untouched(one, plan) for one in self._case.faults)
+        way_round = bool(settings) and cured is True and untouched
         remark = " The fault is still there: this is a way round it." if way_round else ""
         return Verdict(named, cured, way_round, f"{diagnosis}\n{cure}{remark}", flow)
 

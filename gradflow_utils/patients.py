@@ -15,7 +15,7 @@ from gradflow_utils.data import Split, digits
 from gradflow_utils.flow import FlowRecord
 from gradflow_utils.networks import MLP, mlp
 from gradflow_utils.recording import record
-from gradflow_utils.training import accuracy
+from gradflow_utils.training import accuracy, shuffled_batches
 
 WIDTH = 48
 BATCH = 64
@@ -111,12 +111,10 @@ def train(plan: Plan, seed: int) -> tuple[FlowRecord, float]:
     net = build(plan, seed)
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimizer = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[plan.optimizer](trained, lr=plan.rate)
-    order, batches = torch.Generator().manual_seed(seed), []
-    while len(batches) < plan.steps:
-        batches += torch.randperm(len(x), generator=order).split(BATCH)
+    x, y, batches = shuffled_batches((x, y), plan.steps, BATCH, seed)
     net.train()
     with record(net, optimizer) as flow:
-        for step, rows in enumerate(batches[: plan.steps], start=1):
+        for step, rows in enumerate(batches, start=1):
             if step <= plan.warm_up:
                 optimizer.param_groups[0]["lr"] = plan.rate * step / plan.warm_up
             loss = plan.loss_factor * F.cross_entropy(net(x[rows]), y[rows])

@@ -52,7 +52,7 @@ def train(
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if not any(id(parameter) in held and parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("optimizer: it holds no trainable parameter of this model; make a new optimizer after each new model")
-    x, y, batches = _batches(data, steps, batch_size, seed)
+    x, y, batches = shuffled_batches(data, steps, batch_size, seed)
     losses = []
     model.train()
     for rows in progress_bar(batches, "training", show=progress):
@@ -114,7 +114,7 @@ def train_together(
     stacks = [stack for stack in parameters.values() if stack.requires_grad]
     velocities = [torch.zeros_like(stack) for stack in stacks]
     columns = [torch.as_tensor(rates, dtype=stack.dtype).view(-1, *[1] * (stack.ndim - 1)) for stack in stacks]
-    x, y, batches = _batches(data, steps, batch_size, seed)
+    x, y, batches = shuffled_batches(data, steps, batch_size, seed)
     losses = []
     for rows in progress_bar(batches, f"training {len(models)} networks", show=progress):
         scores = outputs(parameters, buffers, x[rows]).transpose(0, 1)  # [rows, models, classes]
@@ -167,7 +167,7 @@ def progress_bar(items: Sequence[Item], label: str, *, show: bool = True) -> Ite
     return tqdm(items, desc=label, file=sys.stdout, ncols=80, bar_format=form, disable=not show)
 
 
-def _batches(
+def shuffled_batches(
     data: Digits | Split | tuple[Tensor, Tensor], steps: int, batch_size: int, seed: int
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Inputs, labels, and the rows of each of `steps` batches: shuffled anew whenever they are used up."""
