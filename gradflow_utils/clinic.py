@@ -181,7 +181,7 @@ class Patient:
         if reached >= LEARNS:
             return flow, True, f"Cure right: trained again with {_spoken(settings)}, it learns."
         stage = "still guesses" if reached < 0.25 else "learns a little, but not enough"
-        found = ", ".join(diagnose(flow).kinds) or "nothing"
+        found = ", ".join(diagnose(flow).kinds) or "nothing: too much or too little of a cure, or another fault"
         return flow, False, (
             f"Cure wrong: trained again with {_spoken(settings)}, it {stage}. In its recording, gf.diagnose finds {found}."
         )  # fmt: skip

@@ -174,7 +174,7 @@ CASES = (
     ),
     Case(
         ("rate too high",),
-        Plan(rate=1.0),
+        Plan(rate=2.0),
         "Eight layers of ReLU. The loss is NaN after a few steps.",
         "Look for the first step that holds a NaN, and at update_ratio before it.",
     ),
@@ -229,7 +229,7 @@ CASES = (
     Case(
         ("statistics without gradient",),
         Plan(layers=16, norm="batch", statistics_gradient=False, rate=0.2),
-        "Sixteen layers of ReLU with a BatchNorm that was written by hand. It learns, but worse than with PyTorch's.",
+        "Sixteen layers of ReLU with BatchNorm. It learns, but worse than its sister.",
         "Compare weight_norm from step to step with update_ratio: is the update at right angles to the weight?",
     ),
     Case(

@@ -194,8 +194,8 @@ def exploding(flow: Readings) -> Finding | None:
         return Finding("exploding", through.where, through.ratio, EXPLODING, through.evidence, cause, cure, confirm)
     time = through_time(flow)
     if time.ratio > EXPLODING:
-        cause = "the recurrent weights enlarge the gradient at every time step: their spectral radius is above 1"
-        cure = "initialise recurrent weights orthogonally, clip the gradient norm, shorten the sequences"
+        cause = "the recurrent weights enlarge the gradient at every time step: their spectral radius is too large"
+        cure = "start the recurrent weights orthogonal, with a smaller radius; or clip the gradient and search the rate anew"
         return Finding("exploding", time.where, time.ratio, EXPLODING, time.evidence, cause, cure, f"time_ratio is below {EXPLODING:g}")
     if (sizes > LARGEST_ACTIVATION).any():
         worst = int(np.nanargmax(sizes))
