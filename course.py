@@ -4,6 +4,7 @@
     test   [ARGUMENTS]           create the environments if needed, pass every test (arguments go to pytest)
     test --versions oldest       the same with the oldest supported versions, without comparing outputs; or: newest
     store  NOTEBOOK ...          execute notebooks in a fresh kernel and store their outputs
+    exercises                    make the students' notebooks from the solutions
     fresh  FIRST NOTEBOOK ...    try the notebooks' asserts on 20 sets of seeds that they do not use
     stamp  [ADDRESS]             write the repository's address into README, badges and set-up cells
 """
@@ -27,7 +28,7 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 def main() -> int:
     command, arguments = (sys.argv[1:2] or [""])[0], sys.argv[2:]
-    commands = {"lab": lab, "test": test, "store": store, "fresh": fresh, "stamp": stamp}
+    commands = {"lab": lab, "test": test, "store": store, "exercises": exercises, "fresh": fresh, "stamp": stamp}
     if command not in commands:
         print(__doc__)
         return 0 if command in ("", "-h", "--help") else 2
@@ -68,6 +69,13 @@ def store(arguments: list[str]) -> int:
     os.chdir(ROOT)
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     return run_in_place([python, "tests/store_outputs.py", *arguments])
+
+
+def exercises(arguments: list[str]) -> int:
+    python = environment()
+    os.chdir(ROOT)
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    return run_in_place([python, "tests/make_exercises.py", *arguments])
 
 
 def fresh(arguments: list[str]) -> int:

@@ -13,7 +13,8 @@ To read it, begin on the ground floor; a module imports only from modules that s
 Ground floor: activations, data, training, networks. Recording: layers (what counts as a layer),
 statistics (what is measured of an output), flow (where it is kept), stepping (one step), watching
 (the hooks), recording (when a step begins and ends). Theory: theory, prediction, jacobian. Judging:
-readings, rules, diagnosis. Looking: wording, style, plots, pictures. Top: page, explorers, patients, clinic.
+readings, rules, diagnosis. Looking: wording, style, plots, pictures. Top: page, explorers, patients, clinic; exercises,
+with its questions.
 
 Importing this costs little beyond torch: matplotlib, pandas, ipywidgets and scikit-learn are
 loaded by the first call that needs them.

@@ -26,6 +26,7 @@ LONGEST_RUN = {"00": 20, "01": 20, "03": 60, "06": 60, "07": 60, "08": 60, "09":
 LARGEST_NOTEBOOK = 1_500_000  # bytes
 LARGEST_FIGURE = 60_000  # bytes of PNG
 UNCOMPARED_CELLS = 2  # explorers and live progress
+TAGS = {"nbval-ignore-output", "solution"}
 LONGEST_LINE = 105  # of code; more does not fit on the page of a laptop
 
 SETUP = """\
@@ -194,8 +195,8 @@ def stored_outputs(notebook: NotebookNode) -> Iterator[str]:
     uncompared = 0
     for number, cell in enumerate(notebook.cells):
         tags = cell.metadata.get("tags", [])
-        if set(tags) - {"nbval-ignore-output"}:
-            yield f"cell {number} has the tags {tags}; only nbval-ignore-output is used here"
+        if set(tags) - TAGS:
+            yield f"cell {number} has the tags {tags}; only {', '.join(sorted(TAGS))} are used here"
         uncompared += "nbval-ignore-output" in tags
         if re.search(r"(?i)#\s*(nbval|pytest_validate)", cell.source):
             yield f"cell {number} switches comparison in a comment; use a tag"
