@@ -150,7 +150,7 @@ def examine(question: Question, answer: Any) -> Outcome:
         return Outcome(question.number, NOT_ATTEMPTED, str(error))
     except Wrong as error:
         return Outcome(question.number, WRONG, str(error), named=isinstance(error, Mistake))
-    remarks = ["Your text is kept, to be marked by hand." if question.by_hand else ""]
+    remarks = ["This is about the letter; the text is marked by hand." if question.by_hand else ""]
     remarks.append("(It also prints; that is left out here.)" if printed else "")
     return Outcome(question.number, RIGHT, " ".join(filter(None, remarks)))
 
@@ -220,7 +220,7 @@ def _difference(question: Question, value: Any, expected: Any, probe: tuple) -> 
     """What came and what should have come; of a tensor, the first entry that is wrong."""
     if isinstance(expected, dict):
         key = next(key for key in expected if not agree(value[key], expected[key], question.rtol, question.atol))
-        return f"has at {key!r}: {_difference(question, value[key], expected[key], probe)}"
+        return f"at {key!r} {_difference(question, value[key], expected[key], probe)}"
     if not isinstance(expected, Tensor) or expected.numel() < 2:
         return f"gives {_shown_value(value)}, expected {_shown_value(expected)}"
     close = torch.isclose(value, expected, rtol=question.rtol, atol=question.atol, equal_nan=True)

@@ -246,12 +246,13 @@ def test_links_of_the_readme_lead_somewhere():
 def copy(tmp_path):
     for name in ("README.md", "pyproject.toml", "course.py"):
         shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    for name in ("notebooks", "exercises", "solutions"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns(".*"))
     return tmp_path
 
 
 def texts(folder):
-    return {path.name: path.read_bytes() for path in [*folder.glob("*.*"), *folder.glob("notebooks/*.ipynb")]}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in [*folder.glob("*.*"), *folder.glob("*/*.ipynb")]}
 
 
 def test_one_command_stamps_another_address_everywhere(copy):

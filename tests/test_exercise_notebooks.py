@@ -94,6 +94,7 @@ def test_notebook_keeps_the_rules(path, folder):
     points = sum(question.points for question in questions_of(path.stem[:2]))
     assert f"minutes of your time · {points} points" in first
     assert code_cells(notebook)[0].source == SETUP.format(repository=REPOSITORY)
+    assert "torch.set_num_threads(1)  # " in code_cells(notebook)[1].source
     assert code_cells(notebook)[-1].source == f'progress("{path.stem[:2]}")'
     assert [complaint for rule in (pictures, stored_outputs, metadata, code_lines) for complaint in rule(notebook)] == []
 

@@ -71,11 +71,11 @@ def choice(number: str, name: str, points: int, right: str, wrong: dict[str, str
         letter, text = answer[0].strip().strip("()").lower(), answer[1].split()
         if letter not in letters:
             raise Wrong(f"The letter comes first, one of {', '.join(letters)}. Got {answer[0][:20]!r}.")
+        if len(text) < words:
+            raise Wrong(f"Your reason has {len(text)} words. The letter is looked at when there are {words} or more.")
+        if len({word.lower() for word in text}) < words // 2:
+            raise Wrong("Your reason says the same few words again and again.")
         if letter in wrong:
             raise Mistake(f"Not ({letter}): {wrong[letter]}")
-        if len(text) < words:
-            raise Wrong(f"({letter}) is right. Your reason has {len(text)} words; say in {words} or more why it is.")
-        if len({word.lower() for word in text}) < words // 2:
-            raise Wrong(f"({letter}) is right. Your reason says the same few words again and again.")
 
     return Question(number, name, points, judge=judge, by_hand=True)

@@ -209,7 +209,7 @@ QUESTIONS = (
             ),
             (
                 lambda: _ellipse(lambda points: points[0].square().mean().sqrt()),
-                "The shorter half-axis is missing. It is small, and it counts 5 %.",
+                "Too small: the shorter half-axis is missing, or you averaged lengths and not their squares.",
             ),
         ),
     ),
@@ -327,6 +327,10 @@ QUESTIONS = (
                 "turned it.",
             ),
             (
+                lambda matrix, steps: {"same": _shuffled(matrix, steps), "shuffled": _same(matrix, steps)},
+                "The two are swapped.",
+            ),
+            (
                 _both(shuffled=_same),
                 "shuffled: this is what the same matrix does without shuffling. What does a vector know of the next "
                 "step once its entries are shuffled?",
@@ -352,7 +356,7 @@ QUESTIONS = (
         3,
         _typical,
         _narrow,
-        rtol=1e-3,
+        rtol=3e-3,
         mistakes=(
             (
                 lambda n, gain: gain,

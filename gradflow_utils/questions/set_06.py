@@ -226,6 +226,7 @@ QUESTIONS = (
                 _sine_mean_slope,
                 "You squared the mean of the slope. The derivation asks for the mean of its square.",
             ),
+            (lambda gain, q: _sine(gain, q)[::-1], "The two numbers are swapped: the signal comes first."),
             (
                 lambda gain, q: _sine(gain, q**2),
                 "You took q for the standard deviation of z. It is the mean square.",
@@ -275,6 +276,10 @@ QUESTIONS = (
             (
                 lambda: [PEAK - 1, _gain_of_pytorch()],
                 "The gain is right, the matrix is not. With which number does the axis begin?",
+            ),
+            (
+                lambda: [PEAK - 2, _gain_of_pytorch()],
+                "The gain is right. The list begins with matrix 2, so a place in the list is no number of a matrix.",
             ),
         ),
     ),

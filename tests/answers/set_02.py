@@ -151,6 +151,7 @@ WRONG = {
         (5.0, "Take the root"),
         (3.16, "did not divide"),
         (2.12, "shorter half-axis is missing"),
+        (2.127, "averaged lengths"),
         (1, "is not right"),
         ("2.24", "text"),
     ],
@@ -191,6 +192,7 @@ WRONG = {
         (both(lambda a, k: growth(power(a, k)) ** 2, lambda a, k: growth(a) ** (2 * k)), "mean squares"),
         (both(lambda a, k: power(a, k).norm(), lambda a, k: a.norm() ** k), "expected"),
         (lambda a, k: {"same": growth(power(a, k))}, "has the keys same"),
+        (both(same=lambda a, k: growth(a) ** k, shuffled=lambda a, k: growth(power(a, k))), "swapped"),
         (lambda a, k: growth(a) ** k, "expected a dict"),
     ],
     "02.6": [

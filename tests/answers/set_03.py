@@ -147,7 +147,7 @@ WRONG = {
         (("b", LONG), "|z| above 4"),
         (("C", LONG), "no loss in float32"),
         (("d", "the biases"), "has 2 words"),
-        (("d", "bias " * 30), "(d) is right"),
+        (("d", "bias " * 30), "again and again"),
         ("d", "Write a letter and a text"),
     ],
     "03.5": [

@@ -249,7 +249,7 @@ WRONG = {
         (("c", LONG), "product of two numbers"),
         (("D", LONG), "no unit of layer 1"),
         (("b", "they are dead"), "has 3 words"),
-        (("b", "dead " * 30), "(b) is right"),
+        (("b", "dead " * 30), "again and again"),
         ("b", "Write a letter and a text"),
         (("e", LONG), "one of a, b, c, d"),
     ],

@@ -143,7 +143,8 @@ WRONG = {
         (lambda gain, q: (sine_by_nodes(gain, q)[0] / q, sine_by_nodes(gain, q)[1]), "factor by which q changes"),
         (lambda gain, q: (gain**2 * q, gain**2), "straight line"),
         (lambda gain, q: np.sqrt(sine_by_nodes(gain, q)), "root mean squares"),
-        (lambda gain, q: sine_by_nodes(gain, q)[::-1], "expected"),
+        (lambda gain, q: sine_by_nodes(gain, q)[::-1], "swapped"),
+        (lambda gain, q: sine_by_nodes(2 * gain, q), "expected"),
         (lambda gain, q: sine_by_nodes(gain, q)[0], "is a number"),
     ],
     "06.2": [
@@ -159,6 +160,7 @@ WRONG = {
         ((6, 2.45), "height of the peak"),
         ((7, 0.58), "undiminished"),
         ((5, 0.58), "the axis begin"),
+        ((4, 0.58), "The list begins with matrix 2"),
         ((6, 1.41), "is not right"),
         (6, "is a number"),
     ],
