@@ -22,7 +22,7 @@ import pkgutil
 import threading
 import traceback
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -57,7 +57,8 @@ class Outcome:
     named: bool = False
 
     def __str__(self) -> str:
-        return f"{MARKS[self.status]} {self.question} {self.status}{'. ' if self.text else ''}{self.text}"
+        text = " ".join(self.text.split())[:400]  # one line, whatever an answer or its error says
+        return f"{MARKS[self.status]} {self.question} {self.status}{'. ' if text else ''}{text}"
 
 
 class _NotAttempted(Exception):
@@ -82,13 +83,14 @@ def check(number: str, answer: Any) -> None:
         answer: what the question asks for: a function, a number, a tensor, a text.
     """
     try:
-        question = find(number)
+        with _usual_state():  # a module of questions may be imported here
+            question = find(number)
     except LookupError as error:
         print(f"? {error.args[0]}")
         return
     try:
         outcome = examine(question, answer)
-    except Exception as error:  # an answer that no comparison can handle, such as one whose repr raises
+    except (Exception, SystemExit) as error:  # an answer that no comparison can handle, such as one whose repr raises
         outcome = Outcome(question.number, WRONG, f"{question.name} cannot be examined: {type(error).__name__}.")
     _outcomes[question.number] = outcome
     print(outcome)
@@ -145,7 +147,8 @@ def find(number: str) -> Question:
 def examine(question: Question, answer: Any) -> Outcome:
     """Find out whether an answer is right; raises nothing that the answer raises."""
     try:
-        printed = _examine(question, answer)
+        with _usual_state():
+            printed = _examine(question, answer)
     except _NotAttempted as error:
         return Outcome(question.number, NOT_ATTEMPTED, str(error))
     except Wrong as error:
@@ -153,6 +156,18 @@ def examine(question: Question, answer: Any) -> Outcome:
     remarks = ["This is about the letter; the text is marked by hand." if question.by_hand else ""]
     remarks.append("(It also prints; that is left out here.)" if printed else "")
     return Outcome(question.number, RIGHT, " ".join(filter(None, remarks)))
+
+
+@contextlib.contextmanager
+def _usual_state() -> Iterator[None]:
+    """Gradients on, float32 by default, and the reader's random numbers left as they are."""
+    dtype = torch.get_default_dtype()
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 def _examine(question: Question, answer: Any) -> bool:
@@ -243,7 +258,9 @@ def as_values(value: Any, what: str) -> Any:
         return {str(key): as_values(one, f"{what}[{key!r}]") for key, one in value.items()}
     if isinstance(value, (bool, int, float, np.generic, np.ndarray, Tensor)):
         try:
-            tensor = torch.as_tensor(value)
+            tensor = torch.as_tensor(np.array(value, order="C") if isinstance(value, np.ndarray) else value)
+            if tensor.layout != torch.strided:
+                tensor = tensor.to_dense()
             if tensor.is_complex():
                 raise TypeError("it is complex")
             return tensor.detach().to("cpu", torch.float64)
@@ -321,13 +338,17 @@ def _call_each(name: str, function: Callable, probes: list[tuple]) -> tuple[list
         raise Wrong(f"{name} takes more than {SECONDS:g} s: does a loop never end?")
     if failure:
         error = failure[0]
-        if isinstance(error, NotImplementedError):
+        frames = traceback.extract_tb(error.__traceback__)
+        if isinstance(error, NotImplementedError) and len(frames) == 2:  # raised by the answer itself
             raise _NotAttempted
         if isinstance(error, RecursionError):
             raise Wrong(f"{name} calls itself without end (RecursionError).")
-        lines = [one.lineno for one in traceback.extract_tb(error.__traceback__) if one.name == name]
+        lines = [one.lineno for one in frames if one.name == name]
         place = f" (line {lines[-1]} of its cell)" if lines else ""
-        said = " ".join(str(error).split())
+        try:
+            said = " ".join(str(error).split())
+        except Exception:
+            said = ""
         raise Wrong(f"{name}({_shown(probes[len(returned)])}) raised {type(error).__name__}: {said:.200}{place}")
     return returned, output.used
 

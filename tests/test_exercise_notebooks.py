@@ -54,6 +54,10 @@ def test_every_lesson_has_its_exercises_or_says_that_they_are_in_preparation():
         assert linked == (ROOT / "solutions" / path.name).exists() == (ROOT / "exercises" / path.name).exists(), path.name
 
 
+def test_no_exercise_is_without_its_solution():
+    assert [path.name for path in sorted((ROOT / "exercises").glob("*.ipynb"))] == [path.name for path in SOLUTIONS]
+
+
 @each_set
 def test_exercises_are_made_from_the_solutions_to_the_byte(path):
     made, stored = exercise(read(path)), read(ROOT / "exercises" / path.name)

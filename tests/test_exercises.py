@@ -148,6 +148,30 @@ def test_a_stub_that_raises_not_implemented_is_not_attempted():
     assert examine(SLOPE, stub).status == NOT_ATTEMPTED
 
 
+def test_the_state_of_torch_does_not_matter_and_is_left_alone():
+    right = lambda s: s * (1 - s)  # noqa: E731
+    before = torch.get_rng_state()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.no_grad():
+            assert examine(SLOPE, right).status == RIGHT
+        with torch.inference_mode():
+            assert examine(find("01.6"), lambda x: -x.abs() - 2 * torch.log1p(torch.exp(-x.abs()))).status == RIGHT
+        assert torch.get_default_dtype() == torch.bfloat16
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert examine(SLOPE, lambda s: torch.rand(3)).status == WRONG
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_error_deep_inside_is_no_stub():
+    assert "raised NotImplementedError" in examine(SLOPE, lambda s: torch.nn.ModuleList()(s)).text
+
+
+def test_arrays_with_negative_strides_are_read():
+    assert examine(SLOPE, lambda s: np.flip(np.flip((s * (1 - s)).numpy()))).status == RIGHT
+
+
 def test_a_forgotten_return_is_told():
     def forgotten(s):
         slope = s * (1 - s)  # noqa: F841

@@ -105,14 +105,14 @@ def _judge_network(weights: list[Tensor], net: nn.Sequential, x: Tensor) -> None
         raise Wrong("A weight is no finite number.")
     if all(torch.allclose(factor, torch.ones_like(factor), rtol=1e-4) for factor in factors):
         raise Mistake("The weights are what they were. Does the list hold the weights after the change?")
-    if any(factor.std() > 1e-3 * factor.mean().abs() for factor in factors):
+    if any(factor.mean() <= 0 or factor.std() > 1e-3 * factor.mean() for factor in factors):
         if all(
             torch.allclose(z.square().mean(0), torch.ones_like(z[0]), rtol=1e-2) for z in _before(net, x, weights[:1])
         ):
             raise Mistake(
                 "Each unit got a factor of its own. Asked is one factor for a layer, so that units keep their ratios."
             )
-        raise Wrong("The new weights of a layer are not the old ones times one number.")
+        raise Wrong("The new weights of a layer are not the old ones times one positive number.")
     first, rest = 1 / factors[0].mean().item(), [1 / factor.mean().item() for factor in factors[1:]]
     z = _before(net, x, old)
     sizes = [_size(one) for one in _before(net, x, weights)]

@@ -172,7 +172,7 @@ WRONG = {
         (by_outputs, "output of the activation"),
         (in_order(rms, last=False), "last linear layer"),
         (unit_by_unit, "factor of its own"),
-        (he_weights, "not the old ones times one number"),
+        (he_weights, "not the old ones times one positive number"),
         (lambda net, x: [one.weight for one in linears(net)], "what they were"),
         (lambda net, x: [one.weight.shape[0] for one in linears(net)], "Return the list of the weight matrices"),
         (lambda net, x: in_order(lambda z: 2 * rms(z))(net, x), "expected 1"),
